@@ -1,0 +1,106 @@
+"""The compiled core; see ``_core/`` for the C sources and ``_core/layout.h`` for the layout."""
+
+from collections.abc import Buffer
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sona_shm.trajectory import QueryTrajectory
+
+OFFSETS: Final[dict[str, int]]
+LEARNER_COUNTERS: Final[tuple[str, ...]]
+MAGIC: Final[int]
+SONA_LAYOUT_VERSION: Final[int]
+CELL_BUFFERS: Final[int]
+LABEL_BYTES: Final[int]
+LANE_OWNER_BYTES: Final[int]
+RECORD_HEADER_BYTES: Final[int]
+
+type _Geometry = tuple[int, int, int, int, int, int]
+type _Decoded = tuple[
+    int,
+    NDArray[np.float32],
+    list[tuple[NDArray[np.float32], NDArray[np.float32], float, int]],
+    float,
+    int,
+    bytes,
+]
+
+def geometry_sizes(geometry: tuple[int, ...], /) -> dict[str, int]: ...
+def adapter_forward(
+    a: NDArray[np.float32], b: NDArray[np.float32], x: ArrayLike, /
+) -> NDArray[np.float32]: ...
+def learn_direction(
+    a: NDArray[np.float32],
+    b: NDArray[np.float32],
+    x: ArrayLike,
+    direction: ArrayLike,
+    target: float,
+    rate: float,
+    /,
+) -> bool: ...
+def policy_probabilities(
+    name: str, scores: ArrayLike, learned: int, parameters: tuple[float, float], /
+) -> list[float]: ...
+
+class Words:
+    def __init__(self, segment: Buffer) -> None: ...
+    def load(self, offset: int, /) -> int: ...
+    def store(self, offset: int, value: int, /) -> None: ...
+    def add(self, offset: int, value: int, /) -> int: ...
+    def exchange(self, offset: int, value: int, /) -> int: ...
+    def release(self) -> None: ...
+
+class Reader:
+    def __init__(self, weights: Buffer, geometry: _Geometry) -> None: ...
+    def apply(
+        self, x: ArrayLike, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]: ...
+    def _snapshot(self) -> bytes: ...
+    def _version(self) -> int: ...
+    def release(self) -> None: ...
+
+class Lane:
+    def __init__(
+        self,
+        control: Buffer,
+        ring: Buffer,
+        weights: Buffer,
+        geometry: _Geometry,
+        index: int,
+        generation: int,
+        seed: int,
+        policy: str,
+        parameters: tuple[float, float],
+    ) -> None: ...
+    def record(self, trajectory: QueryTrajectory, route: int, extra: bytes | None, /) -> int: ...
+    def feedback(self, id: int, quality: float, /) -> int: ...
+    def decide(self, x: ArrayLike, /) -> tuple[int, int, float]: ...
+    def release(self) -> None: ...
+
+class Learner:
+    def __init__(
+        self,
+        control: Buffer,
+        ring: Buffer,
+        weights: Buffer,
+        geometry: _Geometry,
+        adapter_rate: float,
+        head_rate: float,
+        flush_threshold: int,
+        reference: bool,
+    ) -> None: ...
+    @property
+    def unpublished(self) -> int: ...
+    @property
+    def unpublished_signals(self) -> int: ...
+    def drain(self, limit: int, /) -> int: ...
+    def drain_all(self) -> int: ...
+    def publish(self) -> int: ...
+    def apply_reference(self) -> None: ...
+    def take(self) -> _Decoded | None: ...
+    def may_sleep(self) -> bool: ...
+    def wakes(self) -> None: ...
+    def release(self) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...

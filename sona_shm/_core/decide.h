@@ -1,0 +1,45 @@
+/* What a worker does with the published weights: adapt an embedding, choose a route. */
+#ifndef SONA_DECIDE_H
+#define SONA_DECIDE_H
+
+#include "cell.h"
+#include "lane.h"
+#include "policy.h"
+#include "random.h"
+
+/* A reader that is lapped this often in a row gives up; each lap needs several publications
+ * during one read. */
+#define READ_ATTEMPTS 10000
+
+/* Adapts `rows` embeddings with one version of the weights.  `scratch` holds 2·rank·hidden_dim
+ * floats and is used for more than one row.  x and out do not overlap.  Returns 0 if disturbed READ_ATTEMPTS times. */
+int cell_apply(const struct cell *cell, const struct geometry *g, const float *x, float *out,
+               size_t rows, float *scratch);
+
+/* A copy of the whole published block of one version; 0 if disturbed READ_ATTEMPTS times. */
+int cell_copy(const struct cell *cell, const struct geometry *g, uint8_t *block);
+
+struct decider {
+    struct geometry geometry;
+    struct cell cell;
+    policy_function *policy;
+    double parameter[2];
+    struct random_stream random;
+    float *embedding, *adapted, *score; /* scratch; embedding is the input */
+    double *probability;
+};
+
+struct choice {
+    uint64_t version;
+    uint32_t route;
+    double propensity;
+};
+
+/* Chooses a route for decider->embedding; 0 if disturbed READ_ATTEMPTS times. */
+int decide(struct decider *decider, struct choice *choice);
+
+/* Remembers the choice in the worker's slots; `id_base` holds lane and generation. */
+uint64_t remember(const struct decider *decider, struct producer *producer, uint64_t id_base,
+                  const struct choice *choice, uint64_t time_ns);
+
+#endif

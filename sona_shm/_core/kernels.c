@@ -1,0 +1,149 @@
+/* See kernels.h for what each function computes; docs/architecture.md derives the update. */
+#include "kernels.h"
+
+#include <math.h>
+
+#include "vector.h"
+
+#define MAX_RANK 64
+#define ADAGRAD_EPSILON 1e-4f
+
+/* Column c[r] = A[r]·x, two rows at a time. */
+INLINE void project_down(const float *a, size_t rank, size_t n, const float *x, float *c)
+{
+    size_t r = 0;
+    for (; r + 2 <= rank; r += 2) dot2(a + r * n, a + (r + 1) * n, x, n, &c[r], &c[r + 1]);
+    for (; r < rank; r++) c[r] = dot(a + r * n, x, n);
+}
+
+INLINE void forward(const float *a, const float *b, size_t rank, size_t n, const float *x,
+                    float *out, float *c)
+{
+    const float scale = 1.0f / sqrtf((float)rank);
+    project_down(a, rank, n, x, c);
+    if (rank == 2) {
+        const float c0 = scale * c[0], c1 = scale * c[1];
+        vector u, v, w;
+        size_t i = 0;
+        for (; i + WIDTH <= n; i += WIDTH) {
+            vector_load(&u, x + i), vector_load(&v, b + i), vector_load(&w, b + n + i);
+            u += c0 * v + c1 * w;
+            vector_store(out + i, &u);
+        }
+        for (; i < n; i++) out[i] = x[i] + (c0 * b[i] + c1 * b[n + i]);
+        return;
+    }
+    if (out != x) memmove(out, x, n * sizeof *x);
+    for (size_t r = 0; r < rank; r++) axpy(out, scale * c[r], b + r * n, n);
+}
+
+WIDE void adapter_forward(const float *a, const float *b, size_t rank, size_t n, const float *x,
+                          float *out)
+{
+    float c[MAX_RANK];
+    forward(a, b, rank, n, x, out, c);
+}
+
+WIDE void score_routes(const float *heads, const float *bias, const float *price, size_t routes,
+                       size_t n, const float *h, float *score)
+{
+    size_t k = 0;
+    for (; k + 2 <= routes; k += 2)
+        dot2(heads + k * n, heads + (k + 1) * n, h, n, &score[k], &score[k + 1]);
+    for (; k < routes; k++) score[k] = dot(heads + k * n, h, n);
+    for (k = 0; k < routes; k++) score[k] += bias[k] - price[k];
+}
+
+/* An exponent of all ones is infinity or NaN; integer tests vectorise and never trap. */
+static const uint32_t exponent = UINT32_C(0x7f800000);
+
+WIDE int all_finite(const float *x, size_t n)
+{
+    uint32_t bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bad |= (uint32_t)((bits & exponent) == exponent);
+    }
+    return !bad;
+}
+
+WIDE int copy_finite(float *to, const float *from, size_t n)
+{
+    uint32_t bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, from + i, sizeof bits);
+        bad |= (uint32_t)((bits & exponent) == exponent);
+        memcpy(to + i, &bits, sizeof bits);
+    }
+    return !bad;
+}
+
+WIDE float squared_norm(const float *x, size_t n) { return dot(x, x, n); }
+
+WIDE void add_scaled(float *y, float c, const float *x, size_t n) { axpy(y, c, x, n); }
+
+/* Exact chain rule through both factors for a gradient error·direction at the output:
+ * dB[r] = s·(A x)[r]·g and dA[r] = s·(B g)[r]·x.  The step is normalised by |x|² beyond 1, so
+ * that embeddings of any length are learned stably. */
+INLINE void adapter_step(float *a, float *b, size_t rank, size_t n, const float *x,
+                         const float *direction, const float *ax, const float *bd, float rate,
+                         float error, float x_squared, float direction_scale)
+{
+    const float scale = 1.0f / sqrtf((float)rank);
+    const float step = rate * error * scale / fmaxf(1.0f, x_squared);
+    for (size_t r = 0; r < rank; r++) {
+        axpy(b + r * n, step * ax[r] * direction_scale, direction, n);
+        axpy(a + r * n, step * bd[r] * direction_scale, x, n);
+    }
+}
+
+/* AdaGrad (Duchi et al. 2011), per coordinate. */
+INLINE void adagrad_step(float *w, float *squared, const float *h, size_t n, float error,
+                         float rate)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float g = error * h[i];
+        squared[i] += g * g;
+        w[i] += rate * g / sqrtf(squared[i] + ADAGRAD_EPSILON);
+    }
+}
+
+WIDE int learn_outcome(const struct linear_expert *e, const float *x, float target, float *h)
+{
+    float ax[MAX_RANK], bw[MAX_RANK];
+    forward(e->a, e->b, e->rank, e->n, x, h, ax);
+    const float x_squared = dot(x, x, e->n);
+    const float error = target - (dot(e->head, h, e->n) + *e->bias);
+    if (!isfinite(error) || !isfinite(x_squared)) return 0;
+    if (e->adapter_learns) {
+        project_down(e->b, e->rank, e->n, e->head, bw);
+        adapter_step(e->a, e->b, e->rank, e->n, x, e->head, ax, bw, e->adapter_rate, error,
+                     x_squared, 1.0f);
+    }
+    adagrad_step(e->head, e->squared, h, e->n, error, e->head_rate);
+    const float one = 1.0f;
+    adagrad_step(e->bias, e->bias_squared, &one, 1, error, e->bias_rate);
+    return 1;
+}
+
+WIDE int learn_direction(const struct adapter *m, const float *x, const float *direction,
+                         float target)
+{
+    float ax[MAX_RANK], bd[MAX_RANK];
+    project_down(m->a, m->rank, m->n, x, ax);
+    project_down(m->b, m->rank, m->n, direction, bd);
+    const float x_squared = dot(x, x, m->n);
+    const float norm_squared = dot(direction, direction, m->n);
+    if (!isfinite(x_squared) || !isfinite(norm_squared)) return 0;
+    if (norm_squared <= 0.0f) return 1;
+    const float unit = 1.0f / sqrtf(norm_squared);
+    float moved = 0.0f;
+    for (size_t r = 0; r < m->rank; r++) moved += ax[r] * bd[r];
+    moved *= unit / sqrtf((float)m->rank);
+    const float error = target - moved;
+    if (!isfinite(error)) return 0;
+    adapter_step(m->a, m->b, m->rank, m->n, x, direction, ax, bd, m->rate, error, x_squared, unit);
+    return 1;
+}

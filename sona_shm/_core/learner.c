@@ -1,0 +1,264 @@
+/* Drain, publish, release: see learner.h. */
+#include "learner.h"
+
+#include <string.h>
+
+#include "race.h"
+
+/* Records taken from one lane before the next has its turn. */
+#define LANE_TURN 64
+
+/* ---- taking over ---- */
+
+/* Marks of a version that was never published belong to work that is about to be repeated. */
+static void sweep_marks(struct learner *l)
+{
+    for (uint64_t i = 0; i < l->geometry.max_workers; i++) {
+        struct used_mark *marks = l->lanes[i].marks;
+        for (uint64_t s = 0; s < l->geometry.pending_decisions; s++)
+            if (load_relaxed(&marks[s].version) > l->version) {
+                store_relaxed(&marks[s].id, 0);
+                store_release(&marks[s].version, 0);
+            }
+    }
+}
+
+static void resume_release(struct learner *l)
+{
+    for (uint64_t i = 0; i < l->geometry.max_workers; i++) {
+        const struct lane_header *h = l->lanes[i].header;
+        const struct lane_progress *progress = &learner_progress(l)[i];
+        struct lane_release *released = &l->released[i];
+        const uint64_t tail = load_relaxed(&h->tail);
+        const uint64_t trajectories = load_relaxed(&h->released_trajectories);
+        const int sane = tail % CACHE_LINE == 0 && tail <= progress->position &&
+                         progress->position - tail <= l->geometry.lane_bytes &&
+                         trajectories <= progress->trajectories;
+        released->tail = sane ? tail : progress->position;
+        released->trajectories = sane ? trajectories : progress->trajectories;
+        released->evicted = load_relaxed(&h->evicted_trajectories);
+        released->dropped_seen = load_relaxed(&h->dropped);
+    }
+}
+
+int learner_load(struct learner *l)
+{
+    uint64_t version;
+    const uint8_t *block = cell_read(&l->cell, &version);
+    memcpy(l->work, block, l->geometry.snapshot_bytes);
+    if (learner_header(l)->version != version) return 0;
+    l->version = version;
+    l->unpublished = l->unpublished_signals = 0;
+    sweep_marks(l);
+    resume_release(l);
+    return 1;
+}
+
+/* ---- draining ---- */
+
+static void count_lesson(struct learner *l, const struct record_header *record, enum lesson lesson)
+{
+    const int trajectory = record->kind == RECORD_TRAJECTORY;
+    learner_count(l, trajectory ? COUNTER_trajectories_processed : COUNTER_feedback_processed, 1);
+    if (lesson == LESSON_LEARNED) {
+        learner_count(l, COUNTER_signals_accumulated, 1);
+        l->unpublished_signals += 1;
+    } else if (lesson == LESSON_CORRUPT) {
+        learner_count(l, COUNTER_records_corrupt, 1);
+    } else if (trajectory) {
+        learner_count(l, COUNTER_nonfinite_skipped, 1); /* feedback has counted its own reason */
+    }
+}
+
+static enum lesson learn_record(struct learner *l, const struct record_header *record,
+                                const uint8_t *body)
+{
+    return record->kind == RECORD_TRAJECTORY ? learn_trajectory(l, record, body)
+                                             : learn_feedback(l, record);
+}
+
+static void refuse_lane(struct learner *l, uint64_t index)
+{
+    const struct lane_progress *progress = &learner_progress(l)[index];
+    struct lane_release *released = &l->released[index];
+    lane_quarantine(&l->lanes[index], progress);
+    learner_count(l, COUNTER_lanes_quarantined, 1);
+    l->unpublished += 1;
+    released->tail = progress->position;
+    released->trajectories = progress->trajectories;
+}
+
+static int lane_is_quarantined(const struct lane *lane, const struct lane_progress *progress)
+{
+    return load_relaxed(&lane->header->quarantined) == progress->epoch + 1;
+}
+
+static uint64_t drain_lane(struct learner *l, uint64_t index, uint64_t limit)
+{
+    const struct lane *lane = &l->lanes[index];
+    struct lane_progress *progress = &learner_progress(l)[index];
+    const uint64_t epoch = progress->epoch;
+    const uint64_t lost = lane_follow_epoch(lane, progress);
+    if (progress->epoch != epoch) {
+        learner_count(l, COUNTER_records_lost, lost);
+        l->released[index].tail = progress->position;
+        l->released[index].trajectories = progress->trajectories;
+        l->unpublished += 1; /* the new epoch has to be committed even if nothing else comes */
+    }
+    if (lane_is_quarantined(lane, progress)) return 0;
+    uint64_t head, consumed = 0;
+    if (!lane_head(lane, progress->position, &head)) {
+        refuse_lane(l, index);
+        return 0;
+    }
+    while (consumed < limit) {
+        struct record_header record;
+        const uint8_t *body;
+        const enum lane_state state = lane_next(lane, progress, head, &record, &body);
+        if (state == LANE_EMPTY) break;
+        if (state == LANE_CORRUPT) {
+            refuse_lane(l, index);
+            break;
+        }
+        count_lesson(l, &record, learn_record(l, &record, body));
+        progress->position += record.length;
+        progress->records += 1;
+        progress->trajectories += record.kind == RECORD_TRAJECTORY;
+        consumed += 1;
+    }
+    l->unpublished += consumed;
+    return consumed;
+}
+
+uint64_t learner_drain(struct learner *l, uint64_t limit)
+{
+    const uint64_t lanes = l->geometry.max_workers;
+    uint64_t consumed = 0, idle = 0;
+    while (consumed < limit && idle < lanes) {
+        const uint64_t left = limit - consumed;
+        const uint64_t n = drain_lane(l, l->next_lane, left < LANE_TURN ? left : LANE_TURN);
+        l->next_lane = (l->next_lane + 1) % lanes;
+        idle = n ? 0 : idle + 1;
+        consumed += n;
+    }
+    return consumed;
+}
+
+uint64_t learner_drain_all(struct learner *l)
+{
+    uint64_t consumed = 0;
+    for (uint64_t i = 0; i < l->geometry.max_workers; i++)
+        consumed += drain_lane(l, i, UINT64_MAX);
+    return consumed;
+}
+
+/* ---- releasing ring space ---- */
+
+/* Steps over one learned record at the release tail; 0 if its header is not sane any more. */
+static int release_record(struct learner *l, uint64_t index, struct record_header *record,
+                          const uint8_t **body)
+{
+    struct lane_release *released = &l->released[index];
+    struct lane_progress at = {.position = released->tail};
+    const uint64_t end = learner_progress(l)[index].position;
+    const enum lane_state state = lane_next(&l->lanes[index], &at, end, record, body);
+    if (state == LANE_RECORD) {
+        released->tail = at.position + record->length;
+        return 1;
+    }
+    released->tail = end;
+    released->trajectories = learner_progress(l)[index].trajectories;
+    return 0;
+}
+
+static void release_lane(struct learner *l, uint64_t index)
+{
+    const struct lane_progress *progress = &learner_progress(l)[index];
+    struct lane_release *released = &l->released[index];
+    struct lane_header *h = l->lanes[index].header;
+    /* Learned trajectories stay for drain_trajectories, in at most half of the lane, and only as
+     * long as the worker loses nothing for it. */
+    const uint64_t dropped = load_relaxed(&h->dropped);
+    const uint64_t keep = dropped == released->dropped_seen ? l->geometry.lane_bytes / 2 : 0;
+    released->dropped_seen = dropped;
+    while (progress->position - released->tail > keep) {
+        struct record_header record;
+        const uint8_t *body;
+        if (!release_record(l, index, &record, &body)) break;
+        if (record.kind != RECORD_TRAJECTORY) continue;
+        released->trajectories += 1;
+        released->evicted += 1;
+    }
+    store_relaxed(&h->released_trajectories, released->trajectories);
+    store_relaxed(&h->evicted_trajectories, released->evicted);
+    if (load_relaxed(&h->tail) != released->tail) store_release(&h->tail, released->tail);
+}
+
+int learner_take(struct learner *l, struct record_header *record, const uint8_t **body,
+                 uint64_t *lane)
+{
+    for (uint64_t i = 0; i < l->geometry.max_workers; i++) {
+        const uint64_t end = learner_progress(l)[i].position;
+        while (l->released[i].tail < end) {
+            if (!release_record(l, i, record, body)) break;
+            if (record->kind != RECORD_TRAJECTORY) continue;
+            l->released[i].trajectories += 1;
+            *lane = i;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+void learner_release_taken(struct learner *l, uint64_t lane)
+{
+    struct lane_header *h = l->lanes[lane].header;
+    store_relaxed(&h->released_trajectories, l->released[lane].trajectories);
+    store_release(&h->tail, l->released[lane].tail);
+}
+
+/* ---- publishing ---- */
+
+void learner_publish(struct learner *l, uint64_t now_ns)
+{
+    if (l->unpublished_signals && !l->options.reference) {
+        learner_count(l, COUNTER_flushes_performed, 1);
+        learner_count(l, COUNTER_updates_applied, l->unpublished_signals);
+    }
+    const uint64_t version = l->version + 1;
+    learner_header(l)->version = version;
+    racing_copy(cell_begin(&l->cell, version), l->work, l->geometry.snapshot_bytes);
+    cell_publish(&l->cell, version);
+    l->version = version;
+    l->unpublished = l->unpublished_signals = 0;
+    store_relaxed(&l->control->published_ns, now_ns);
+    /* Only now: what is freed here has been learned in a version that outlives this process. */
+    for (uint64_t i = 0; i < l->geometry.max_workers; i++) release_lane(l, i);
+}
+
+/* ---- sleeping ---- */
+
+int learner_may_sleep(struct learner *l)
+{
+    atomic_store_explicit(&l->control->learner_sleeping, 1, memory_order_seq_cst);
+    /* A producer stores its head, fences and looks at the word above; this fence is the other
+     * half: one of the two sees the other. */
+    atomic_thread_fence(memory_order_seq_cst);
+    for (uint64_t i = 0; i < l->geometry.max_workers; i++) {
+        const struct lane_progress *progress = &learner_progress(l)[i];
+        const struct lane_header *h = l->lanes[i].header;
+        const int fresh = load_relaxed(&h->head) != progress->position &&
+                          !lane_is_quarantined(&l->lanes[i], progress);
+        if (fresh || load_relaxed(&h->epoch) != progress->epoch) {
+            learner_wakes(l);
+            return 0;
+        }
+    }
+    if (load_relaxed(&l->control->flush_requested) != load_relaxed(&l->control->flush_served)) {
+        learner_wakes(l);
+        return 0;
+    }
+    return 1;
+}
+
+void learner_wakes(struct learner *l) { store_relaxed(&l->control->learner_sleeping, 0); }

@@ -1,0 +1,89 @@
+/* The learner: drains lanes into its working block, publishes the block, frees what it learned.
+ *
+ * The learned state is a function of the sequence of records alone.  Publishing decides only when
+ * others see it, so a learner that dies and is replaced repeats the same steps from the last
+ * published version, and ends with the same weights. */
+#ifndef SONA_LEARNER_H
+#define SONA_LEARNER_H
+
+#include "cell.h"
+#include "lane.h"
+
+struct learner_options {
+    float adapter_rate;
+    float head_rate;
+    uint64_t flush_threshold; /* signals to one application of the reference rule */
+    int reference;
+};
+
+struct lane_release { /* what the learner has given back to the producer of one lane */
+    uint64_t tail, trajectories, evicted, dropped_seen;
+};
+
+struct learner {
+    struct geometry geometry;
+    struct learner_options options;
+    struct control_header *control;
+    struct cell cell;
+    struct lane *lanes;
+    struct lane_release *released;
+    uint8_t *work; /* the block that the next version will be */
+    float *embedding, *adapted, *gradient;
+    uint64_t version;          /* last published */
+    uint64_t unpublished;      /* records consumed since */
+    uint64_t unpublished_signals;
+    uint64_t next_lane;
+};
+
+/* Starts from the published version; 0 if what is published is not a block of ours. */
+int learner_load(struct learner *learner);
+
+/* Learns up to `limit` records, a few from each lane in turn; returns how many were consumed. */
+uint64_t learner_drain(struct learner *learner, uint64_t limit);
+
+/* Learns all that every lane held when this was called. */
+uint64_t learner_drain_all(struct learner *learner);
+
+/* Applies what the reference rule has accumulated. */
+void learner_apply_reference(struct learner *learner);
+
+/* Publishes the working block as the next version, then frees ring space. */
+void learner_publish(struct learner *learner, uint64_t now_ns);
+
+/* The oldest learned trajectory of some lane that no one has taken yet: 0 if there is none.
+ * `body` may be read until learner_release_taken gives its space back to the producer. */
+int learner_take(struct learner *learner, struct record_header *record, const uint8_t **body,
+                 uint64_t *lane);
+void learner_release_taken(struct learner *learner, uint64_t lane);
+
+/* Tells producers that the learner is about to sleep; 0 if there is something to do after all. */
+int learner_may_sleep(struct learner *learner);
+void learner_wakes(struct learner *learner);
+
+/* signal.c: what one record teaches. */
+enum lesson { LESSON_LEARNED, LESSON_REJECTED, LESSON_CORRUPT };
+enum lesson learn_trajectory(struct learner *learner, const struct record_header *record,
+                             const uint8_t *body);
+enum lesson learn_feedback(struct learner *learner, const struct record_header *record);
+
+static inline struct snapshot_header *learner_header(const struct learner *learner)
+{
+    return (struct snapshot_header *)learner->work;
+}
+
+static inline struct lane_progress *learner_progress(const struct learner *learner)
+{
+    return (struct lane_progress *)(learner->work + learner->geometry.lane_progress);
+}
+
+static inline float *learner_floats(const struct learner *learner, uint64_t offset)
+{
+    return (float *)(learner->work + offset);
+}
+
+static inline void learner_count(struct learner *learner, enum learner_counter counter, uint64_t n)
+{
+    learner_header(learner)->counters[counter] += n;
+}
+
+#endif

@@ -1,0 +1,279 @@
+/* The extension module sona_shm._core: types, plain-array functions, layout. */
+#include "cell.h"
+#include "kernels.h"
+#include "policy.h"
+#include "python.h"
+
+struct core_objects core;
+
+/* ---- layout for Python ---- */
+
+static int put_number(PyObject *dict, const char *name, uint64_t value)
+{
+    PyObject *number = PyLong_FromUnsignedLongLong(value);
+    const int status = number ? PyDict_SetItemString(dict, name, number) : -1;
+    Py_XDECREF(number);
+    return status;
+}
+
+static PyObject *geometry_sizes(PyObject *module, PyObject *tuple)
+{
+    struct geometry g;
+    (void)module;
+    if (geometry_argument(tuple, &g) < 0) return NULL;
+    PyObject *sizes = PyDict_New();
+#define PUT(field)                                                                                 \
+    if (sizes && put_number(sizes, #field, g.field) < 0) Py_CLEAR(sizes);
+    PUT(owners_offset) PUT(config_offset) PUT(config_capacity) PUT(control_bytes)
+    PUT(lanes_offset) PUT(lane_stride) PUT(lane_ring_offset) PUT(lane_slots_offset)
+    PUT(lane_marks_offset) PUT(slot_bytes) PUT(ring_bytes)
+    PUT(cell_offset) PUT(buffers_offset) PUT(buffer_stride) PUT(weights_bytes)
+    PUT(micro_a) PUT(micro_b) PUT(heads) PUT(head_bias) PUT(price) PUT(heads_squared)
+    PUT(bias_squared) PUT(reference_sum) PUT(route_statistics) PUT(lane_progress)
+    PUT(snapshot_bytes)
+#undef PUT
+    return sizes;
+}
+
+static PyObject *layout_offsets(void)
+{
+    PyObject *offsets = PyDict_New();
+#define PUT(structure, field)                                                                      \
+    if (offsets && put_number(offsets, #structure "." #field,                                      \
+                              offsetof(struct structure, field)) < 0)                              \
+        Py_CLEAR(offsets);
+    PUT(segment_identity, magic) PUT(segment_identity, layout_version)
+    PUT(segment_identity, kind) PUT(segment_identity, creation_id) PUT(segment_identity, bytes)
+    PUT(control_header, ready) PUT(control_header, destroyed) PUT(control_header, config_length)
+    PUT(control_header, config_checksum) PUT(control_header, ring_bytes)
+    PUT(control_header, weights_bytes) PUT(control_header, hidden_dim)
+    PUT(control_header, next_trajectory_id) PUT(control_header, flush_requested)
+    PUT(control_header, learner_sleeping) PUT(control_header, flush_served)
+    PUT(control_header, learner_pid) PUT(control_header, learner_since_ns)
+    PUT(control_header, published_ns) PUT(control_header, learner_terms)
+    PUT(lane_owner, pid) PUT(lane_owner, since_ns) PUT(lane_owner, generation)
+    PUT(lane_owner, label)
+    PUT(lane_header, head) PUT(lane_header, trajectories) PUT(lane_header, feedbacks)
+    PUT(lane_header, dropped) PUT(lane_header, decisions) PUT(lane_header, epoch)
+    PUT(lane_header, base_trajectories) PUT(lane_header, base_feedbacks)
+    PUT(lane_header, base_dropped) PUT(lane_header, base_decisions) PUT(lane_header, tail)
+    PUT(lane_header, released_trajectories) PUT(lane_header, evicted_trajectories)
+    PUT(lane_header, quarantined)
+    PUT(cell_header, begun) PUT(cell_header, version)
+    PUT(snapshot_header, version) PUT(snapshot_header, reference_pending)
+    PUT(snapshot_header, step_reward) PUT(snapshot_header, quality)
+    PUT(snapshot_header, counters)
+#undef PUT
+    return offsets;
+}
+
+static PyObject *counter_names(void)
+{
+#define NAME(name) #name,
+    static const char *const names[] = {LEARNER_COUNTERS(NAME)};
+#undef NAME
+    PyObject *tuple = PyTuple_New(COUNTER_COUNT);
+    for (Py_ssize_t i = 0; tuple && i < COUNTER_COUNT; i++) {
+        PyObject *name = PyUnicode_FromString(names[i]);
+        if (!name) Py_CLEAR(tuple);
+        else PyTuple_SET_ITEM(tuple, i, name);
+    }
+    return tuple;
+}
+
+/* ---- the same kernels on plain arrays ---- */
+
+/* Two arrays of shape (rank, n) and rows of n: what every kernel on an adapter takes. */
+struct adapter_arguments {
+    struct float_argument a, b, x;
+};
+
+static int read_adapter(struct adapter_arguments *m, PyObject *const *args)
+{
+    if (float_argument_write(&m->a, args[0], "a") < 0) return -1;
+    if (float_argument_write(&m->b, args[1], "b") < 0) goto release_a;
+    const int same = m->a.rows >= 1 && m->a.rows <= 64 && m->b.rows == m->a.rows &&
+                     m->b.columns == m->a.columns && m->a.columns >= 1;
+    if (!same) {
+        PyErr_SetString(core.shape_error, "a and b must both have shape (rank, hidden_dim), with "
+                                          "rank from 1 to 64");
+        goto release_b;
+    }
+    if (float_argument_row(&m->x, args[2], "x", (uint64_t)m->a.columns) == 0) return 0;
+release_b:
+    float_argument_release(&m->b);
+release_a:
+    float_argument_release(&m->a);
+    return -1;
+}
+
+static void release_adapter(struct adapter_arguments *m)
+{
+    float_argument_release(&m->x);
+    float_argument_release(&m->b);
+    float_argument_release(&m->a);
+}
+
+static PyObject *forward_function(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    struct adapter_arguments m;
+    float *out;
+    (void)module;
+    if (count != 3) return PyErr_SetString(PyExc_TypeError, "adapter_forward(a, b, x)"), NULL;
+    if (read_adapter(&m, args) < 0) return NULL;
+    PyObject *result = new_float_array(-1, m.a.columns, &out);
+    if (result)
+        adapter_forward(m.a.data, m.b.data, (size_t)m.a.rows, (size_t)m.a.columns, m.x.data, out);
+    release_adapter(&m);
+    return result;
+}
+
+static PyObject *direction_function(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    struct adapter_arguments m;
+    struct float_argument direction;
+    double target, rate;
+    (void)module;
+    if (count != 6)
+        return PyErr_SetString(PyExc_TypeError,
+                               "learn_direction(a, b, x, direction, target, rate)"), NULL;
+    if (number_argument(args[4], "target", &target) < 0 ||
+        number_argument(args[5], "rate", &rate) < 0 || read_adapter(&m, args) < 0)
+        return NULL;
+    PyObject *result = NULL;
+    if (float_argument_row(&direction, args[3], "direction", (uint64_t)m.a.columns) == 0) {
+        const struct adapter adapter = {m.a.data, m.b.data, (size_t)m.a.rows, (size_t)m.a.columns,
+                                        (float)rate};
+        result = PyBool_FromLong(
+            learn_direction(&adapter, m.x.data, direction.data, (float)target));
+        float_argument_release(&direction);
+    }
+    release_adapter(&m);
+    return result;
+}
+
+static PyObject *policy_function_probabilities(PyObject *module, PyObject *args)
+{
+    const char *name;
+    PyObject *scores;
+    unsigned long long learned;
+    struct policy_input input = {0};
+    struct float_argument score;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "sOK(dd)", &name, &scores, &learned, &input.parameter[0],
+                          &input.parameter[1]))
+        return NULL;
+    policy_function *policy = policy_named(name);
+    if (!policy) return PyErr_Format(PyExc_ValueError, "no policy '%s'", name);
+    if (float_argument_read(&score, scores, "scores") < 0) return NULL;
+    PyObject *result = NULL;
+    double *probability = NULL;
+    if (score.rows != -1 || score.columns < 1) {
+        PyErr_SetString(core.shape_error, "scores must have one dimension and one element or more");
+    } else {
+        probability = PyMem_Calloc((size_t)score.columns, sizeof *probability);
+        result = probability ? PyList_New(score.columns) : PyErr_NoMemory();
+    }
+    if (result) {
+        input.score = score.data;
+        input.routes = (uint32_t)score.columns;
+        input.learned = learned;
+        policy(&input, probability);
+        for (Py_ssize_t k = 0; result && k < score.columns; k++) {
+            PyObject *value = PyFloat_FromDouble(probability[k]);
+            if (!value) Py_CLEAR(result);
+            else PyList_SET_ITEM(result, k, value);
+        }
+    }
+    PyMem_Free(probability);
+    float_argument_release(&score);
+    return result;
+}
+
+static PyMethodDef functions[] = {
+    {"geometry_sizes", (PyCFunction)geometry_sizes, METH_O,
+     PyDoc_STR("geometry_sizes(geometry, /)\n--\n\nOffsets and sizes that follow from a geometry.")},
+    {"adapter_forward", (PyCFunction)(void (*)(void))forward_function, METH_FASTCALL,
+     PyDoc_STR("adapter_forward(a, b, x, /)\n--\n\nh = x + (x A^T) B / sqrt(rank).")},
+    {"learn_direction", (PyCFunction)(void (*)(void))direction_function, METH_FASTCALL,
+     PyDoc_STR("learn_direction(a, b, x, direction, target, rate, /)\n--\n\n"
+               "One step of a and b, in place; False if a value was not finite.")},
+    {"policy_probabilities", (PyCFunction)policy_function_probabilities, METH_VARARGS,
+     PyDoc_STR("policy_probabilities(name, scores, learned, parameters, /)\n--\n\n"
+               "The probability of each route.")},
+    {NULL, NULL, 0, NULL},
+};
+
+/* ---- initialisation ---- */
+
+static int import_objects(void)
+{
+    PyObject *errors = PyImport_ImportModule("sona_shm.errors");
+    PyObject *arrays = errors ? PyImport_ImportModule("sona_shm.arrays") : NULL;
+#define IMPORT(from, field, name)                                                                  \
+    if (!(core.field = from ? PyObject_GetAttrString(from, name) : NULL)) goto failed;
+    IMPORT(errors, shape_error, "ShapeError")
+    IMPORT(errors, non_finite_error, "NonFiniteError")
+    IMPORT(errors, record_too_large_error, "RecordTooLargeError")
+    IMPORT(errors, engine_closed, "EngineClosed")
+    IMPORT(errors, corrupt_segment, "CorruptSegment")
+    IMPORT(errors, dtype_error, "DtypeError")
+    IMPORT(errors, out_of_range_error, "OutOfRangeError")
+    IMPORT(arrays, as_float32, "as_float32")
+#undef IMPORT
+#define INTERN(name)                                                                               \
+    if (!(core.name = PyUnicode_InternFromString(#name))) goto failed;
+    INTERN(id) INTERN(query_embedding) INTERN(steps) INTERN(final_quality) INTERN(latency_us)
+    INTERN(activations) INTERN(attention_weights) INTERN(reward) INTERN(step_idx)
+#undef INTERN
+    Py_DECREF(errors);
+    Py_DECREF(arrays);
+    return 0;
+failed:
+    Py_XDECREF(errors);
+    Py_XDECREF(arrays);
+    return -1;
+}
+
+static int add_owned(PyObject *module, const char *name, PyObject *value)
+{
+    const int status = value ? PyModule_AddObjectRef(module, name, value) : -1;
+    Py_XDECREF(value);
+    return status;
+}
+
+static int module_exec(PyObject *module)
+{
+    if (arguments_initialise() < 0 || import_objects() < 0) return -1;
+    if (add_owned(module, "Words", PyType_FromSpec(&words_spec)) < 0) return -1;
+    if (add_owned(module, "Reader", PyType_FromSpec(&reader_spec)) < 0) return -1;
+    if (add_owned(module, "Lane", PyType_FromSpec(&lane_spec)) < 0) return -1;
+    if (add_owned(module, "Learner", PyType_FromSpec(&learner_spec)) < 0) return -1;
+    if (add_owned(module, "OFFSETS", layout_offsets()) < 0) return -1;
+    if (add_owned(module, "LEARNER_COUNTERS", counter_names()) < 0) return -1;
+    if (add_owned(module, "MAGIC", PyLong_FromUnsignedLongLong(SONA_MAGIC)) < 0) return -1;
+    if (PyModule_AddIntMacro(module, SONA_LAYOUT_VERSION) < 0) return -1;
+    if (PyModule_AddIntMacro(module, CELL_BUFFERS) < 0) return -1;
+    if (PyModule_AddIntMacro(module, LABEL_BYTES) < 0) return -1;
+    if (PyModule_AddIntConstant(module, "LANE_OWNER_BYTES", sizeof(struct lane_owner)) < 0)
+        return -1;
+    return PyModule_AddIntConstant(module, "RECORD_HEADER_BYTES", sizeof(struct record_header));
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef module_definition = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "sona_shm._core",
+    .m_doc = PyDoc_STR("Atomics, shared-memory protocols and hot loops of sona_shm."),
+    .m_slots = module_slots,
+    .m_methods = functions,
+};
+
+PyMODINIT_FUNC PyInit__core(void) { return PyModuleDef_Init(&module_definition); }

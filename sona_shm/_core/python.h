@@ -1,0 +1,63 @@
+/* What the Python-facing files share: module state, arguments, held segments. */
+#ifndef SONA_PYTHON_H
+#define SONA_PYTHON_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "layout.h"
+
+/* Python objects the core needs; set once when the module is first imported. */
+struct core_objects {
+    PyObject *shape_error, *non_finite_error, *record_too_large_error, *engine_closed;
+    PyObject *corrupt_segment, *dtype_error, *out_of_range_error;
+    PyObject *as_float32; /* coerces what is no contiguous float32 array, or raises */
+    PyObject *id, *query_embedding, *steps, *final_quality, *latency_us;
+    PyObject *activations, *attention_weights, *reward, *step_idx;
+};
+extern struct core_objects core;
+
+extern PyType_Spec words_spec, reader_spec, lane_spec, learner_spec;
+
+/* ---- arguments.c ---- */
+
+/* A contiguous float32 array: numpy arrays and buffers without a copy, the rest through numpy. */
+struct float_argument {
+    float *data;
+    Py_ssize_t rows, columns; /* rows is -1 for one dimension */
+    PyObject *owner;
+    Py_buffer buffer; /* buffer.obj is NULL if none is held */
+};
+int arguments_initialise(void);
+int float_argument_read(struct float_argument *argument, PyObject *object, const char *name);
+/* As read, of `columns` finite values in one dimension; *rows may be NULL. */
+int float_argument_row(struct float_argument *argument, PyObject *object, const char *name,
+                       uint64_t columns);
+int float_argument_write(struct float_argument *argument, PyObject *object, const char *name);
+void float_argument_release(struct float_argument *argument);
+PyObject *new_float_array(Py_ssize_t rows, Py_ssize_t columns, float **data);
+
+/* A number as double; raises TypeError naming it. */
+int number_argument(PyObject *object, const char *name, double *value);
+/* A finite quality in [0, 1]. */
+int quality_argument(PyObject *object, double *quality);
+
+/* ---- segments held by an object ---- */
+
+/* Takes a writable buffer of at least `bytes` bytes; returns its address or NULL with an error. */
+uint8_t *segment_hold(Py_buffer *view, PyObject *object, uint64_t bytes, const char *name);
+int geometry_argument(PyObject *tuple, struct geometry *geometry);
+
+/* ---- record.c ---- */
+
+struct producer;
+/* Encodes a trajectory straight into the lane: 1 recorded, 0 lane full, -1 with an error. */
+int record_trajectory(struct producer *producer, uint64_t hidden_dim, PyObject *trajectory,
+                      uint32_t route, PyObject *extra);
+/* (id, embedding, [(activations, attention, reward, index)], quality, latency_us, extra) */
+PyObject *decode_trajectory(const struct record_header *record, const uint8_t *body,
+                            uint64_t hidden_dim);
+
+uint64_t clock_ns(void);
+
+#endif

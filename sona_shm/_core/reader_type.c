@@ -1,0 +1,241 @@
+/* Reader: what any attached process may do with the published weights.  Base class of Engine. */
+#include "decide.h"
+#include "kernels.h"
+#include "python.h"
+
+typedef struct {
+    PyObject_HEAD
+    Py_buffer weights; /* weights.obj is NULL when released */
+    struct geometry geometry;
+    struct cell cell;
+    float *scratch;
+} Reader;
+
+static int reader_init(Reader *self, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"weights", "geometry", NULL};
+    PyObject *weights, *geometry;
+    if (self->weights.obj) {
+        PyErr_SetString(PyExc_RuntimeError, "a Reader is initialised once");
+        return -1;
+    }
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO", keywords, &weights, &geometry)) return -1;
+    if (geometry_argument(geometry, &self->geometry) < 0) return -1;
+    const struct geometry *g = &self->geometry;
+    self->scratch = PyMem_Malloc(2 * g->rank * g->hidden_dim * sizeof(float));
+    if (!self->scratch) return PyErr_NoMemory(), -1;
+    uint8_t *base = segment_hold(&self->weights, weights, g->weights_bytes, "weights");
+    if (!base) return -1;
+    self->cell = cell_at(base, g);
+    return 0;
+}
+
+static PyObject *reader_release(Reader *self, PyObject *unused)
+{
+    (void)unused;
+    if (self->weights.obj) PyBuffer_Release(&self->weights);
+    Py_RETURN_NONE;
+}
+
+/* Runs before weak references to the object are called, so that what they close is not held. */
+static void reader_finalize(PyObject *self)
+{
+    Py_buffer *weights = &((Reader *)self)->weights;
+    if (weights->obj) PyBuffer_Release(weights);
+}
+
+static void reader_dealloc(Reader *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) return;
+    PyObject_GC_UnTrack(self);
+    PyMem_Free(self->scratch);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static int reader_traverse(Reader *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->weights.obj);
+    return 0;
+}
+
+static int reader_open(const Reader *self)
+{
+    if (self->weights.obj) return 1;
+    PyErr_SetString(core.engine_closed, "the engine is closed; attach to it again");
+    return 0;
+}
+
+static PyObject *disturbed(void)
+{
+    PyErr_Format(core.corrupt_segment,
+                 "the weights changed under %d reads in a row, which a sound cell cannot do; "
+                 "destroy the engine and create it again",
+                 READ_ATTEMPTS);
+    return NULL;
+}
+
+/* ---- apply ---- */
+
+static int shapes_match(const Reader *self, const struct float_argument *x,
+                        const struct float_argument *out)
+{
+    const Py_ssize_t n = (Py_ssize_t)self->geometry.hidden_dim;
+    if (x->columns != n) {
+        PyErr_Format(core.shape_error,
+                     x->rows < 0 ? "x has shape (%zd,), expected (%zd,) or (rows, %zd)"
+                                 : "x has %zd columns, expected (%zd,) or (rows, %zd)",
+                     x->columns, n, n);
+        return 0;
+    }
+    if (out && (out->columns != n || out->rows != x->rows)) {
+        if (x->rows < 0) {
+            PyErr_Format(core.shape_error, "out does not have the shape of x, which is (%zd,)", n);
+        } else {
+            PyErr_Format(core.shape_error, "out does not have the shape of x, which is (%zd, %zd)",
+                         x->rows, n);
+        }
+        return 0;
+    }
+    return 1;
+}
+
+/* out may be x or overlap it: then x is copied first, so that a repeated read sees it unchanged. */
+static int apply_arrays(Reader *self, const struct float_argument *x, float *out)
+{
+    const size_t rows = x->rows < 0 ? 1 : (size_t)x->rows;
+    const size_t count = rows * self->geometry.hidden_dim;
+    const float *from = x->data;
+    float *copy = NULL;
+    if (!all_finite(from, count)) {
+        PyErr_SetString(core.non_finite_error, "x holds NaN or infinity, expected finite numbers");
+        return -1;
+    }
+    if (out < from + count && from < out + count) {
+        copy = PyMem_Malloc(count * sizeof(float));
+        if (!copy) return PyErr_NoMemory(), -1;
+        from = memcpy(copy, from, count * sizeof(float));
+    }
+    const int undisturbed =
+        cell_apply(&self->cell, &self->geometry, from, out, rows, self->scratch);
+    PyMem_Free(copy);
+    if (!undisturbed) disturbed();
+    return undisturbed ? 0 : -1;
+}
+
+static PyObject *apply_into(Reader *self, struct float_argument *x, PyObject *out_object)
+{
+    struct float_argument out;
+    PyObject *result = NULL;
+    if (out_object == Py_None) {
+        float *data;
+        if (!shapes_match(self, x, NULL)) return NULL;
+        result = new_float_array(x->rows, x->columns, &data);
+        if (result && apply_arrays(self, x, data) < 0) Py_CLEAR(result);
+        return result;
+    }
+    if (float_argument_write(&out, out_object, "out") < 0) return NULL;
+    if (shapes_match(self, x, &out) && apply_arrays(self, x, out.data) == 0) {
+        Py_INCREF(out_object);
+        result = out_object;
+    }
+    float_argument_release(&out);
+    return result;
+}
+
+PyDoc_STRVAR(apply_doc,
+"apply($self, /, x, out=None)\n--\n\n"
+"Adapt embeddings with the MicroLoRA that is published at this moment.\n\n"
+"Computes ``h = x + (x @ A.T) @ B / sqrt(rank)`` without a lock and always from one version of\n"
+"the weights, also for a batch.  This is the hot path: with a contiguous float32 ``x`` and\n"
+"``out`` nothing is allocated.\n\n"
+"Parameters\n----------\n"
+"x : array of float32, shape (hidden_dim,) or (n, hidden_dim)\n"
+"    Embeddings; other real number types, and lists, are converted first.\n"
+"out : writable C-contiguous float32 array with the shape of x, optional\n"
+"    Receives the result; may be x itself.\n\n"
+"Returns\n-------\n"
+"numpy.ndarray of float32, or out\n"
+"    The adapted embeddings.\n\n"
+"Raises\n------\n"
+"ShapeError\n    If the last dimension is not hidden_dim, or out has another shape.\n"
+"NonFiniteError\n    If x holds NaN or infinity.\n"
+"TypeError\n    If x cannot be converted to float32, or out is not writable float32.\n"
+"EngineClosed\n    After close().\n\n"
+"Examples\n--------\n"
+">>> import numpy as np, sona_shm as sona\n"
+">>> engine = sona.Engine.create('doc-apply', sona.SonaConfig(hidden_dim=4), learner='inline')\n"
+">>> engine.apply(np.ones(4, np.float32))          # nothing learned yet: the identity\n"
+"array([1., 1., 1., 1.], dtype=float32)\n"
+">>> engine.close(); sona.Engine.destroy('doc-apply')\n\n"
+"References\n----------\n"
+"Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685.\n");
+
+static PyObject *reader_apply(Reader *self, PyObject *const *args, Py_ssize_t count,
+                              PyObject *keywords)
+{
+    const Py_ssize_t named = keywords ? PyTuple_GET_SIZE(keywords) : 0;
+    const int named_out =
+        named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(keywords, 0), "out") == 0;
+    if (count < 1 || count > 2 || named > 1 || (named && (!named_out || count == 2))) {
+        PyErr_SetString(PyExc_TypeError, "apply() takes x and optionally out");
+        return NULL;
+    }
+    if (!reader_open(self)) return NULL;
+    struct float_argument x;
+    if (float_argument_read(&x, args[0], "x") < 0) return NULL;
+    PyObject *result = apply_into(self, &x, count + named == 2 ? args[1] : Py_None);
+    float_argument_release(&x);
+    return result;
+}
+
+/* ---- the whole block ---- */
+
+PyDoc_STRVAR(snapshot_doc, "_snapshot($self, /)\n--\n\n"
+                           "A consistent copy of the whole published block, as bytes.");
+
+static PyObject *reader_snapshot(Reader *self, PyObject *unused)
+{
+    (void)unused;
+    if (!reader_open(self)) return NULL;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)self->geometry.snapshot_bytes);
+    if (!bytes) return NULL;
+    if (cell_copy(&self->cell, &self->geometry, (uint8_t *)PyBytes_AS_STRING(bytes))) return bytes;
+    Py_DECREF(bytes);
+    return disturbed();
+}
+
+PyDoc_STRVAR(version_doc, "_version($self, /)\n--\n\nThe number of the published version.");
+
+static PyObject *reader_version(Reader *self, PyObject *unused)
+{
+    (void)unused;
+    if (!reader_open(self)) return NULL;
+    return PyLong_FromUnsignedLongLong(load_acquire(&self->cell.header->version));
+}
+
+static PyMethodDef reader_methods[] = {
+    {"apply", (PyCFunction)(void (*)(void))reader_apply, METH_FASTCALL | METH_KEYWORDS, apply_doc},
+    {"_snapshot", (PyCFunction)reader_snapshot, METH_NOARGS, snapshot_doc},
+    {"_version", (PyCFunction)reader_version, METH_NOARGS, version_doc},
+    {"release", (PyCFunction)reader_release, METH_NOARGS,
+     PyDoc_STR("release($self, /)\n--\n\nLet the weights segment go.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot reader_slots[] = {
+    {Py_tp_init, reader_init},       {Py_tp_dealloc, reader_dealloc},
+    {Py_tp_methods, reader_methods}, {Py_tp_traverse, reader_traverse},
+    {Py_tp_finalize, reader_finalize},
+    {Py_tp_doc, "Reads the published weights of an engine."},
+    {0, NULL},
+};
+
+PyType_Spec reader_spec = {
+    .name = "sona_shm._core.Reader",
+    .basicsize = sizeof(Reader),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = reader_slots,
+};

@@ -1,0 +1,416 @@
+"""Configuration of an engine: values, validation, presets, sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from sona_shm.errors import ConfigError
+from sona_shm.shm.layout import Geometry
+
+PAGE = 4096
+RECORD_HEADER = 64
+STEP_HEADER = 16
+
+UpdateRule = Literal["exact", "reference"]
+PolicyName = Literal["epsilon_greedy", "squarecb"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Route:
+    """One candidate that requests can be sent to.
+
+    Parameters
+    ----------
+    name : str
+        Unique among the routes of an engine.
+    cost : float
+        Price of using it, in any unit, not negative; ``reward = quality - cost_weight * cost``.
+
+    Examples
+    --------
+    >>> Route("small", cost=0.01)
+    Route(name='small', cost=0.01)
+    """
+
+    name: str
+    cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(f"the name of a route is {self.name!r}, expected a non-empty string")
+        _number(f"cost of route {self.name!r}", self.cost, 0.0, math.inf)
+
+
+def _number(name: str, value: object, low: float, high: float) -> None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or not low <= value <= high:  # type: ignore[operator]  # `good` has checked it
+        bounds = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
+        raise ConfigError(f"{name} is {value!r}, expected a number {bounds}")
+
+
+def _integer(name: str, value: object, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(f"{name} is {value!r}, expected an integer from {low} to {high}")
+
+
+def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SonaConfig:
+    """All settings of an engine; fixed at its creation and read from there by every process.
+
+    Parameters
+    ----------
+    hidden_dim : int
+        Length of an embedding, 1 to 65536.
+    micro_lora_rank : int
+        Rank of the MicroLoRA, 1 to 64; 1 or 2 is what it is made for.
+    micro_lora_lr : float
+        Step of the MicroLoRA.
+    base_lora_rank, base_lora_lr, ewc_lambda, pattern_clusters, background_interval_ms, \
+quality_threshold
+        Settings of the background loop, kept with the crate's defaults.  Nothing uses them yet.
+    trajectory_capacity : int
+        How many typical trajectories (one step) all lanes hold together.
+    routes : sequence of Route
+        Candidates, up to 1024; empty for an engine that only adapts embeddings.
+    cost_weight : float
+        ``reward = quality - cost_weight * cost``.
+    policy : {"squarecb", "epsilon_greedy"}
+        How to explore.
+    epsilon : float
+        Share of uniform choices of ``epsilon_greedy``, in [0, 1].
+    squarecb_gamma : float
+        ``squarecb`` sharpens its choices with ``squarecb_gamma * sqrt(outcomes learned)``.
+    head_lr : float
+        AdaGrad step of the route heads.  0.14 was best, in 0.05 to 0.3, on one half of the rows
+        of three routing streams and the digits; see docs/architecture.md.
+    update_rule : {"exact", "reference"}
+        ``"reference"`` keeps the published crate's arithmetic for the MicroLoRA.
+    flush_threshold : int
+        The learner publishes at the latest after this many signals.
+    flush_interval_ms : float or None
+        Once it has caught up with every lane, the learner publishes as soon as the oldest
+        unpublished signal is this old; 0 publishes at once, None only at `flush_threshold`.
+    max_workers : int
+        Number of lanes: processes that record at the same time.
+    pending_decisions : int
+        Decisions that each worker's slots remember for late feedback.
+    seed : int or None
+        Makes every lane's choices reproducible; None takes them from the system.
+
+    Examples
+    --------
+    >>> config = SonaConfig(hidden_dim=384, routes=[Route("small", 0.01), Route("large", 1.0)])
+    >>> config.micro_lora_rank, config.flush_threshold
+    (2, 100)
+    >>> config.nbytes() < 64 * 2**20
+    True
+    """
+
+    hidden_dim: int = 256
+    micro_lora_rank: int = 2
+    base_lora_rank: int = 8
+    micro_lora_lr: float = 0.002
+    base_lora_lr: float = 0.0001
+    ewc_lambda: float = 2000.0
+    pattern_clusters: int = 100
+    trajectory_capacity: int = 10000
+    background_interval_ms: int = 3600000
+    quality_threshold: float = 0.3
+    routes: tuple[Route, ...] = ()
+    cost_weight: float = 1.0
+    policy: PolicyName = "squarecb"
+    epsilon: float = 0.02
+    squarecb_gamma: float = 18.0
+    head_lr: float = 0.14
+    update_rule: UpdateRule = "exact"
+    flush_threshold: int = 100
+    flush_interval_ms: float | None = 0.0
+    max_workers: int = 16
+    pending_decisions: int = 1024
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _integer("hidden_dim", self.hidden_dim, 1, 65536)
+        _integer("micro_lora_rank", self.micro_lora_rank, 1, 64)
+        _integer("base_lora_rank", self.base_lora_rank, 1, 64)
+        _number("micro_lora_lr", self.micro_lora_lr, 0.0, 1.0)
+        _number("base_lora_lr", self.base_lora_lr, 0.0, 1.0)
+        _number("ewc_lambda", self.ewc_lambda, 0.0, math.inf)
+        _integer("pattern_clusters", self.pattern_clusters, 1, 65536)
+        _integer("trajectory_capacity", self.trajectory_capacity, 1, 10**8)
+        _integer("background_interval_ms", self.background_interval_ms, 1, 10**10)
+        _number("quality_threshold", self.quality_threshold, 0.0, 1.0)
+        _number("cost_weight", self.cost_weight, 0.0, math.inf)
+        _choice("policy", self.policy, ("squarecb", "epsilon_greedy"))
+        _number("epsilon", self.epsilon, 0.0, 1.0)
+        _number("squarecb_gamma", self.squarecb_gamma, 0.0, 1e6)
+        _number("head_lr", self.head_lr, 0.0, 10.0)
+        _choice("update_rule", self.update_rule, ("exact", "reference"))
+        _integer("flush_threshold", self.flush_threshold, 1, 10**6)
+        if self.flush_interval_ms is not None:
+            _number("flush_interval_ms", self.flush_interval_ms, 0.0, 1e7)
+        _integer("max_workers", self.max_workers, 1, 1024)
+        _integer("pending_decisions", self.pending_decisions, 1, 1 << 24)
+        if self.seed is not None:
+            _integer("seed", self.seed, 0, 2**63 - 1)
+        self._check_routes()
+
+    def _check_routes(self) -> None:
+        if isinstance(self.routes, str) or not all(isinstance(r, Route) for r in self.routes):
+            raise ConfigError(f"routes is {self.routes!r}, expected a sequence of Route")
+        object.__setattr__(self, "routes", tuple(self.routes))
+        names = [route.name for route in self.routes]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"routes have the names {names}, expected each name once")
+        if len(names) > 1024:
+            raise ConfigError(f"{len(names)} routes were given, expected at most 1024")
+
+    @classmethod
+    def max_throughput(cls, **changes: Any) -> SonaConfig:
+        """The crate's preset for the least work per request.
+
+        Examples
+        --------
+        >>> SonaConfig.max_throughput(hidden_dim=64).base_lora_rank
+        4
+        """
+        return _preset(
+            changes,
+            base_lora_rank=4,
+            micro_lora_lr=0.0005,
+            trajectory_capacity=5000,
+            background_interval_ms=7200000,
+            quality_threshold=0.4,
+        )
+
+    @classmethod
+    def max_quality(cls, **changes: Any) -> SonaConfig:
+        """The crate's preset for learning from more, in more detail.
+
+        Examples
+        --------
+        >>> SonaConfig.max_quality().base_lora_rank
+        16
+        """
+        return _preset(
+            changes,
+            base_lora_rank=16,
+            base_lora_lr=0.001,
+            trajectory_capacity=20000,
+            background_interval_ms=1800000,
+            quality_threshold=0.2,
+        )
+
+    @classmethod
+    def edge_deployment(cls, **changes: Any) -> SonaConfig:
+        """The crate's preset for little memory: under 5 MB here too, with four workers.
+
+        Examples
+        --------
+        >>> SonaConfig.edge_deployment().nbytes() < 5_000_000
+        True
+        """
+        return _preset(
+            changes,
+            micro_lora_rank=1,
+            base_lora_rank=4,
+            micro_lora_lr=0.001,
+            ewc_lambda=1000.0,
+            pattern_clusters=50,
+            trajectory_capacity=200,
+            quality_threshold=0.5,
+            max_workers=4,
+            pending_decisions=256,
+        )
+
+    @classmethod
+    def batch_processing(cls, **changes: Any) -> SonaConfig:
+        """The crate's preset for steady batches.
+
+        Examples
+        --------
+        >>> SonaConfig.batch_processing().micro_lora_lr
+        0.001
+        """
+        return _preset(changes, micro_lora_lr=0.001)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> SonaConfig:
+        """A configuration from plain values, as a TOML or JSON file gives them.
+
+        Parameters
+        ----------
+        values : mapping
+            Field names; ``routes`` is a list of ``{"name": ..., "cost": ...}``.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown name or a value out of range.
+
+        Examples
+        --------
+        >>> SonaConfig.from_mapping({"hidden_dim": 8, "routes": [{"name": "a"}]}).routes
+        (Route(name='a', cost=0.0),)
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a configuration is {values!r}, expected a table of settings")
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(
+                f"unknown settings {', '.join(map(str, unknown))}; known are "
+                f"{', '.join(sorted(known))}"
+            )
+        settings = dict(values)
+        try:
+            settings["routes"] = tuple(Route(**route) for route in settings.get("routes", ()))
+        except TypeError:
+            raise ConfigError(
+                f"routes is {settings['routes']!r}, expected a list of tables with name and cost"
+            ) from None
+        return cls(**settings)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> SonaConfig:
+        """A configuration from a ``.toml`` or ``.json`` file.
+
+        Raises
+        ------
+        ConfigError
+            If the file cannot be read or parsed, or a value is out of range.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "engine.toml")
+        >>> _ = path.write_text('hidden_dim = 8\\n[[routes]]\\nname = "a"\\n')
+        >>> SonaConfig.from_file(path).hidden_dim
+        8
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+            values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error}") from None
+        return cls.from_mapping(values)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, the inverse of `from_mapping`.
+
+        Examples
+        --------
+        >>> config = SonaConfig(hidden_dim=8, routes=[Route("a")])
+        >>> SonaConfig.from_mapping(config.to_mapping()) == config
+        True
+        """
+        return dataclasses.asdict(self) | {"routes": [dataclasses.asdict(r) for r in self.routes]}
+
+    def geometry(self) -> Geometry:
+        """The numbers that all sizes in shared memory follow from.
+
+        Examples
+        --------
+        >>> SonaConfig(hidden_dim=8, max_workers=2).geometry().max_workers
+        2
+        """
+        typical = RECORD_HEADER + STEP_HEADER + 2 * 4 * self.hidden_dim
+        per_lane = math.ceil(self.trajectory_capacity / self.max_workers) * typical
+        # The largest record is half a lane, and two typical ones must always fit.
+        lane_bytes = math.ceil(max(per_lane, 4 * typical) / PAGE) * PAGE
+        return Geometry(
+            hidden_dim=self.hidden_dim,
+            rank=self.micro_lora_rank,
+            routes=len(self.routes),
+            max_workers=self.max_workers,
+            pending_decisions=self.pending_decisions,
+            lane_bytes=lane_bytes,
+        )
+
+    def nbytes(self) -> int:
+        """Bytes of shared memory that an engine of this configuration takes.
+
+        Examples
+        --------
+        >>> SonaConfig(hidden_dim=64).nbytes() < SonaConfig(hidden_dim=128).nbytes()
+        True
+        """
+        sizes = self.geometry().sizes()
+        return sizes["control_bytes"] + sizes["ring_bytes"] + sizes["weights_bytes"]
+
+
+def _preset(changes: dict[str, Any], **preset: Any) -> SonaConfig:
+    return SonaConfig(**(preset | changes))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InstantLoopConfig:
+    """Settings of a stand-alone `InstantLoop`, with the crate's names and defaults.
+
+    Parameters
+    ----------
+    micro_lora_rank : int
+    micro_lora_lr : float
+    buffer_capacity : int
+        Typical trajectories that are kept until they are drained.
+    flush_threshold : int
+        Signals to a flush.
+
+    Examples
+    --------
+    >>> InstantLoopConfig().micro_lora_rank
+    1
+    """
+
+    micro_lora_rank: int = 1
+    micro_lora_lr: float = 0.001
+    buffer_capacity: int = 10000
+    flush_threshold: int = 100
+
+    @classmethod
+    def from_sona_config(cls, config: SonaConfig) -> InstantLoopConfig:
+        """The same settings out of an engine's configuration.
+
+        Examples
+        --------
+        >>> InstantLoopConfig.from_sona_config(SonaConfig()).micro_lora_lr
+        0.002
+        """
+        return cls(
+            config.micro_lora_rank,
+            config.micro_lora_lr,
+            config.trajectory_capacity,
+            config.flush_threshold,
+        )
+
+    def to_sona_config(self, hidden_dim: int) -> SonaConfig:
+        """The engine that a stand-alone loop makes for itself: one lane, flushed by count only.
+
+        Examples
+        --------
+        >>> InstantLoopConfig().to_sona_config(64).max_workers
+        1
+        """
+        return SonaConfig(
+            hidden_dim=hidden_dim,
+            micro_lora_rank=self.micro_lora_rank,
+            micro_lora_lr=self.micro_lora_lr,
+            # Learned trajectories may keep half of a lane until they are drained.
+            trajectory_capacity=2 * self.buffer_capacity,
+            flush_threshold=self.flush_threshold,
+            flush_interval_ms=None,
+            max_workers=1,
+            pending_decisions=1,
+        )

@@ -1,0 +1,237 @@
+"""The learner as a process of its own, a thread, or whoever calls `Learner.step`.
+
+One learner holds the lease of an engine; others wait for it as standbys and take over within
+``STANDBY_SECONDS`` when the kernel releases it, whatever the holder died of.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from typing import Final
+
+from sona_shm.errors import NotTheLearner, SonaError
+from sona_shm.loops.drain import DrainLoop
+from sona_shm.loops.instant import config_of
+from sona_shm.shm.layout import OFFSETS
+from sona_shm.shm.memory import EngineMemory, attach_memory
+from sona_shm.shm.waiting import wait_until
+
+STANDBY_SECONDS: Final = 0.02
+IDLE_SECONDS: Final = 0.1
+_STOP_SECONDS: Final = 5.0
+logger = logging.getLogger("sona_shm.learner")
+
+
+class Learner:
+    """Learns what the workers of an engine record, while it holds the lease.
+
+    Parameters
+    ----------
+    name : str
+        Name of the engine.
+    timeout : float
+        Seconds to wait for the lease; 0 takes it now or not at all.
+
+    Raises
+    ------
+    NotTheLearner
+        If the lease did not fall free in time.
+    EngineNotFound, EngineNotReady, LayoutMismatch, CorruptSegment
+        For the state the engine is in.
+
+    Examples
+    --------
+    >>> import sona_shm as sona
+    >>> engine = sona.Engine.create("doc-learner", sona.SonaConfig(hidden_dim=2))
+    >>> with Learner("doc-learner") as learner:
+    ...     _ = engine.record(sona.QueryTrajectory(1, [0.0, 1.0]).finalize(0.8))
+    ...     learner.step()
+    1
+    >>> engine.close(); sona.Engine.destroy("doc-learner")
+    """
+
+    def __init__(self, name: str, timeout: float = 0.0) -> None:
+        self._memory = attach_memory(name)
+        try:
+            self._drain = _take_lease(self._memory, timeout, threading.Event())
+        except BaseException:
+            self._memory.close()
+            raise
+
+    def step(self) -> int:
+        """Learn at most one flush worth of records; returns how many were consumed.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> engine = sona.Engine.create("doc-step", sona.SonaConfig(hidden_dim=2))
+        >>> with Learner("doc-step") as learner:
+        ...     learner.step()
+        0
+        >>> engine.close(); sona.Engine.destroy("doc-step")
+        """
+        return self._drain.step()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until there is something to do, for at most `seconds`.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> engine = sona.Engine.create("doc-wait", sona.SonaConfig(hidden_dim=2))
+        >>> with Learner("doc-wait") as learner:
+        ...     learner.wait(0.001)
+        >>> engine.close(); sona.Engine.destroy("doc-wait")
+        """
+        self._drain.wait(seconds)
+
+    def close(self) -> None:
+        """Learn and publish what is recorded, and give the lease back.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> engine = sona.Engine.create("doc-close", sona.SonaConfig(hidden_dim=2))
+        >>> Learner("doc-close").close()
+        >>> engine.close(); sona.Engine.destroy("doc-close")
+        """
+        self._drain.flush()
+        self._drain.close()
+        self._memory.close()
+
+    def __enter__(self) -> Learner:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _take_lease(memory: EngineMemory, timeout: float, stop: threading.Event) -> DrainLoop:
+    """The lease, within `timeout` seconds or before `stop` is set."""
+    config = config_of(memory)
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return DrainLoop(memory, config)
+        except NotTheLearner:
+            if time.monotonic() >= deadline or stop.wait(STANDBY_SECONDS) or memory.is_destroyed:
+                raise
+
+
+def run(name: str, stop: threading.Event) -> None:
+    """Be the learner, or a standby for it, until `stop` is set or the engine is destroyed.
+
+    At the end, everything recorded is learned and published.  Logs at most one line a second.
+    """
+    memory = attach_memory(name)
+    try:
+        lease, _ = memory.lock_states()
+        if lease:
+            logger.info("standing by for the learner of %s", name)
+        try:
+            drain = _take_lease(memory, float("inf"), stop)
+        except NotTheLearner:
+            return
+        logger.info("learning for %s", name)
+        _run_with_lease(memory, drain, stop)
+        drain.close()
+    finally:
+        memory.close()
+
+
+def _run_with_lease(memory: EngineMemory, drain: DrainLoop, stop: threading.Event) -> None:
+    learned, reported = 0, time.monotonic()
+    while not stop.is_set() and not memory.is_destroyed:
+        consumed = drain.step()
+        learned += consumed
+        if consumed == 0:
+            drain.wait(IDLE_SECONDS)
+        if learned and time.monotonic() - reported >= 1.0:
+            logger.info("learned %d records", learned)
+            learned, reported = 0, time.monotonic()
+    drain.flush()
+    if memory.is_destroyed:
+        logger.warning("the engine %s was destroyed; ending", memory.names.engine)
+
+
+class LearnerThread:
+    """A learner in a thread of the process that owns the engine object."""
+
+    def __init__(self, name: str) -> None:
+        self._stop = threading.Event()
+        # Daemonic, so that a program that forgets close() can still end.
+        self._thread = threading.Thread(
+            target=self._run, args=(name,), name=f"sona learner {name}", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, name: str) -> None:
+        try:
+            run(name, self._stop)
+        except SonaError:
+            logger.exception("the learner thread of %s has ended", name)
+
+    def stop(self) -> None:
+        """Learn what is recorded and end, within a bounded time."""
+        self._stop.set()
+        self._thread.join(_STOP_SECONDS)
+
+    def abandon(self) -> None:
+        """In a forked child there is no such thread."""
+
+
+class LearnerProcess:
+    """A learner in a process of its own, which ends with the processes that share its pipe.
+
+    The child watches its standard input: it closes when the last process that inherited the
+    other end is gone, however it died, and then the child drains, publishes and ends.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "sona_shm.cli", "learner", name, "--until-stdin-closes"],
+            stdin=subprocess.PIPE,
+        )
+
+    def stop(self) -> None:
+        """Learn what is recorded and end, within a bounded time."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def abandon(self) -> None:
+        """Forget the child of a parent process, after fork."""
+        self._process.returncode = 0
+
+
+def start_learner(memory: EngineMemory, kind: str) -> LearnerThread | LearnerProcess:
+    """Start a learner and wait until it holds the lease.
+
+    Raises
+    ------
+    NotTheLearner
+        If it does not within a bounded time.
+    """
+    name = memory.names.engine
+    learner = LearnerThread(name) if kind == "thread" else LearnerProcess(name)
+    if wait_until(lambda: memory.lock_states()[0], _STOP_SECONDS):
+        return learner
+    learner.stop()
+    raise NotTheLearner(
+        f"the learner {kind} of {name!r} did not take the lease within {_STOP_SECONDS:g} s; "
+        "its log says why"
+    )
+
+
+def learner_pid(memory: EngineMemory) -> int:
+    """Process id of the last learner, for people to read."""
+    return memory.control.load(OFFSETS["control_header.learner_pid"])

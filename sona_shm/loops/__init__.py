@@ -1,0 +1,1 @@
+"""Where shared memory and learning meet."""

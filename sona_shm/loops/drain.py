@@ -1,0 +1,153 @@
+"""The learner's side of Loop A: drain, learn, publish.
+
+Whoever holds the lease may have one of these.  The learned state is a function of the records
+alone; `step` decides only when it becomes visible:
+
+* at the latest after ``flush_threshold`` signals,
+* once every lane is drained, when the oldest unpublished signal is ``flush_interval_ms`` old,
+* when a process asks (`InstantLoop.flush`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Final
+
+from sona_shm import _core
+from sona_shm.config import SonaConfig
+from sona_shm.errors import NotTheLearner
+from sona_shm.learning.snapshot import Snapshot
+from sona_shm.shm.layout import OFFSETS
+from sona_shm.shm.memory import EngineMemory
+from sona_shm.trajectory import QueryTrajectory, unpack_trajectory
+
+_REQUESTED: Final = OFFSETS["control_header.flush_requested"]
+_SERVED: Final = OFFSETS["control_header.flush_served"]
+NEVER: Final = float("inf")
+
+
+class DrainLoop:
+    """Holds the lease on an engine and learns what its workers record.
+
+    Parameters
+    ----------
+    memory : EngineMemory
+    config : SonaConfig
+
+    Raises
+    ------
+    NotTheLearner
+        If another process, or another loop of this one, holds the lease.
+    """
+
+    def __init__(self, memory: EngineMemory, config: SonaConfig) -> None:
+        if not memory.try_lease():
+            raise NotTheLearner(
+                f"the lease of {memory.names.engine!r} is held by process "
+                f"{memory.control.load(OFFSETS['control_header.learner_pid'])}; "
+                "wait for it to end, or work as a worker"
+            )
+        self._memory = memory
+        self._threshold = config.flush_threshold
+        interval = config.flush_interval_ms
+        self._interval = NEVER if interval is None else interval / 1000.0
+        self._oldest = NEVER  # monotonic time of the oldest unpublished record
+        self._lock = threading.Lock()
+        control = memory.control
+        control.store(OFFSETS["control_header.learner_pid"], os.getpid())
+        control.store(OFFSETS["control_header.learner_since_ns"], time.time_ns())
+        control.add(OFFSETS["control_header.learner_terms"], 1)
+        try:
+            self._core = memory.hold(
+                _core.Learner(
+                    memory.buffer("control"),
+                    memory.buffer("ring"),
+                    memory.buffer("weights"),
+                    memory.geometry,
+                    config.micro_lora_lr,
+                    config.head_lr,
+                    config.flush_threshold,
+                    config.update_rule == "reference",
+                )
+            )
+        except BaseException:
+            memory.release_lease()
+            raise
+
+    def step(self) -> int:
+        """Learn at most one flush worth of records; returns how many were consumed."""
+        with self._lock:
+            asked = self._memory.control.load(_REQUESTED)
+            if asked != self._memory.control.load(_SERVED):
+                consumed = self._core.drain_all()
+                self._publish(force=True)
+                self._memory.control.store(_SERVED, asked)
+                return consumed
+            room = max(1, self._threshold - self._core.unpublished)
+            consumed = self._core.drain(room)
+            if self._core.unpublished == 0:
+                return consumed
+            now = time.monotonic()
+            self._oldest = min(self._oldest, now)
+            caught_up = consumed < room
+            full = self._core.unpublished >= self._threshold
+            if full or (caught_up and now - self._oldest >= self._interval):
+                self._publish()
+            return consumed
+
+    def _publish(self, *, force: bool = False) -> None:
+        if force:
+            self._core.apply_reference()
+        self._core.publish()
+        self._oldest = NEVER
+
+    def flush(self) -> None:
+        """Learn all that is recorded at this moment, apply and publish it."""
+        with self._lock:
+            self._core.drain_all()
+            self._publish(force=True)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a producer rings, at most `seconds`, at most until a publication is due."""
+        due = self._oldest + self._interval - time.monotonic()
+        if due <= 0.0:
+            return
+        if self._core.may_sleep():
+            try:
+                self._memory.bell.wait(min(seconds, due))
+            finally:
+                self._core.wakes()
+
+    def working_snapshot(self) -> Snapshot:
+        """A copy of what the next publication will hold."""
+        with self._lock:
+            return Snapshot(bytes(self._core), self._memory.geometry)
+
+    def drain_trajectories(self, limit: int | None = None) -> list[QueryTrajectory]:
+        """Take learned trajectories out of the lanes, oldest first in each lane."""
+        taken: list[QueryTrajectory] = []
+        with self._lock:
+            while limit is None or len(taken) < limit:
+                decoded = self._core.take()
+                if decoded is None:
+                    break
+                taken.append(unpack_trajectory(decoded))
+        return taken
+
+    def close(self) -> None:
+        """Release the lease.  What was learned and not published is learned again from there."""
+        with self._lock:
+            self._memory.drop(self._core)
+            self._memory.release_lease()
+
+
+def require_learner(drain: DrainLoop | None) -> DrainLoop:
+    """The drain loop of this process, or the error that says why there is none."""
+    if drain is None:
+        raise NotTheLearner(
+            "draining belongs to the learner; this process is a worker. Create the engine with "
+            "learner='inline', or drain where the learner runs"
+        )
+    return drain

@@ -1,0 +1,399 @@
+"""Loop A, instant learning: record, learn, flush.
+
+An `InstantLoop` is what one process holds of it: its own lane to record into, and, where this
+process is the learner, the `DrainLoop` too.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import weakref
+from typing import Final
+
+import msgpack
+
+from sona_shm import _core
+from sona_shm.config import InstantLoopConfig, SonaConfig
+from sona_shm.errors import ConfigError, NotTheLearner
+from sona_shm.learning.lora import MicroLoRA
+from sona_shm.learning.policy import policy_parameters
+from sona_shm.learning.snapshot import Snapshot, first_block
+from sona_shm.loops.buffer import BufferStats, TrajectoryBuffer, buffer_stats
+from sona_shm.loops.drain import DrainLoop, require_learner
+from sona_shm.loops.metrics import InstantLoopMetrics
+from sona_shm.shm import fork
+from sona_shm.shm.layout import OFFSETS
+from sona_shm.shm.memory import EngineMemory, create_memory, destroy_memory
+from sona_shm.shm.waiting import wait_until
+from sona_shm.trajectory import QueryTrajectory, pack_extra
+
+_NEXT_ID: Final = OFFSETS["control_header.next_trajectory_id"]
+_WAKE_LEARNER: Final = 2
+
+
+def create_engine_memory(name: str, config: SonaConfig, *, replace: bool = False) -> EngineMemory:
+    """The shared memory of a new engine, with its first weights published."""
+    packed: bytes = msgpack.packb(config.to_mapping())
+    return create_memory(name, config.geometry(), packed, first_block(config), replace=replace)
+
+
+def config_of(memory: EngineMemory) -> SonaConfig:
+    """The configuration that an engine was created with."""
+    return SonaConfig.from_mapping(msgpack.unpackb(memory.config))
+
+
+def _remove_private(memory: EngineMemory) -> None:
+    memory.close()
+    destroy_memory(memory.names.engine)
+
+
+class InstantLoop:
+    """Loop A for one process: records trajectories, and learns where this process is the learner.
+
+    Stand-alone, it makes an engine of its own that nobody else can find, learns in the calling
+    process, and removes everything at `close` or when it is collected.  An engine's own loop is
+    ``engine.instant``.
+
+    Parameters
+    ----------
+    hidden_dim : int
+        Length of an embedding.
+    config : InstantLoopConfig, optional
+
+    Examples
+    --------
+    >>> with InstantLoop(4, InstantLoopConfig(flush_threshold=1)) as loop:
+    ...     t = QueryTrajectory(loop.next_id(), [1.0, 0.0, 0.0, 0.0]).finalize(0.9)
+    ...     recorded = loop.on_trajectory(t)
+    ...     recorded, loop.pending_count(), loop.metrics.flushes_performed
+    (True, 1, 1)
+    """
+
+    def __init__(self, hidden_dim: int, config: InstantLoopConfig | None = None) -> None:
+        sona_config = (config or InstantLoopConfig()).to_sona_config(hidden_dim)
+        memory = create_engine_memory(f"loop-{secrets.token_hex(8)}", sona_config)
+        self._bind(memory, sona_config)
+        self._finalizer = weakref.finalize(self, _remove_private, memory)
+        self.become_learner()
+
+    def _bind(self, memory: EngineMemory, config: SonaConfig) -> None:
+        self._memory = memory
+        self._config = config
+        self._route_index = {route.name: i for i, route in enumerate(config.routes)}
+        self._lane: _core.Lane | None = None
+        self._lane_index = -1
+        self._claiming = threading.Lock()
+        self._drain: DrainLoop | None = None
+        self._reader = _core.Reader(memory.buffer("weights"), memory.geometry)
+        memory.hold(self._reader)
+        self._finalizer: weakref.finalize[..., InstantLoop] | None = None
+        fork.register(self)
+
+    @classmethod
+    def over(cls, memory: EngineMemory, config: SonaConfig) -> InstantLoop:
+        """The loop of an engine whose memory is mapped already; used by `Engine`."""
+        loop = cls.__new__(cls)
+        loop._bind(memory, config)
+        return loop
+
+    @classmethod
+    def from_sona_config(cls, config: SonaConfig) -> InstantLoop:
+        """A stand-alone loop with an engine's settings.
+
+        Examples
+        --------
+        >>> with InstantLoop.from_sona_config(SonaConfig(hidden_dim=4)) as loop:
+        ...     loop.pending_count()
+        0
+        """
+        return cls(config.hidden_dim, InstantLoopConfig.from_sona_config(config))
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self._reader._snapshot(), self._memory.geometry)
+
+    # ---- recording ----
+
+    @property
+    def lane(self) -> _core.Lane:
+        """This process's own lane, claimed at first use and anew after fork."""
+        return self._lane or self._claim()
+
+    def _claim(self) -> _core.Lane:
+        with self._claiming:
+            if self._lane is not None:
+                return self._lane
+            memory, config = self._memory, self._config
+            index = memory.claim_lane()
+            generation = int(memory.owner(index)["generation"])
+            seed = secrets.randbits(63) if config.seed is None else config.seed
+            self._lane_index = index
+            self._lane = memory.hold(
+                _core.Lane(
+                    memory.buffer("control"),
+                    memory.buffer("ring"),
+                    memory.buffer("weights"),
+                    memory.geometry,
+                    index,
+                    generation,
+                    # Lanes of one seed must not make the same choices.
+                    (seed + index * 0x9E3779B97F4A7C15) % 2**64,
+                    config.policy,
+                    policy_parameters(config),
+                )
+            )
+            return self._lane
+
+    def next_id(self) -> int:
+        """A trajectory id that no other process of this engine gets.
+
+        Examples
+        --------
+        >>> with InstantLoop(4) as loop:
+        ...     loop.next_id() < loop.next_id()
+        True
+        """
+        return self._memory.control.add(_NEXT_ID, 1)
+
+    def on_trajectory(self, trajectory: QueryTrajectory) -> bool:
+        """Record a completed trajectory; where this process is the learner, learn it at once.
+
+        Parameters
+        ----------
+        trajectory : QueryTrajectory
+
+        Returns
+        -------
+        bool
+            False if the lane was full: nothing was recorded, and the drop is counted.
+
+        Raises
+        ------
+        ShapeError, DtypeError, NonFiniteError, OutOfRangeError, RecordTooLargeError
+            Nothing was recorded.
+        NoFreeLaneError
+            If more processes record than the engine has lanes.
+
+        Examples
+        --------
+        >>> with InstantLoop(2) as loop:
+        ...     loop.on_trajectory(QueryTrajectory(1, [0.0, 1.0]).finalize(0.8))
+        True
+        """
+        route = -1
+        if trajectory.model_route is not None:
+            route = self.route_index(trajectory.model_route)
+        lane = self._lane or self._claim()
+        return self.put(lane.record(trajectory, route, pack_extra(trajectory)))
+
+    def route_index(self, route: str) -> int:
+        """The index of a route by name; raises ConfigError for an unknown one.
+
+        Examples
+        --------
+        >>> with InstantLoop(2) as loop:
+        ...     loop.route_index("large")
+        Traceback (most recent call last):
+            ...
+        sona_shm.errors.ConfigError: no route 'large'; this engine has none
+        """
+        try:
+            return self._route_index[route]
+        except KeyError:
+            known = ", ".join(self._route_index) or "none"
+            raise ConfigError(f"no route {route!r}; this engine has {known}") from None
+
+    def put(self, status: int) -> bool:
+        """What follows a record: wake the learner, or be it."""
+        if status == _WAKE_LEARNER:
+            self._memory.bell.ring()
+        if self._drain is not None:
+            self._drain.step()
+        return status != 0
+
+    # ---- learning ----
+
+    def become_learner(self) -> DrainLoop:
+        """Take the lease and learn in this process from now on.
+
+        Raises
+        ------
+        NotTheLearner
+            If another process holds it.
+
+        Examples
+        --------
+        >>> with InstantLoop(2) as loop:
+        ...     loop.become_learner()
+        Traceback (most recent call last):
+            ...
+        sona_shm.errors.NotTheLearner: this loop is the learner already
+        """
+        if self._drain is not None:
+            raise NotTheLearner("this loop is the learner already")
+        self._drain = DrainLoop(self._memory, self._config)
+        return self._drain
+
+    def flush(self, timeout: float = 1.0) -> bool:
+        """Have everything recorded so far learned and published.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds to wait for a learner in another process.
+
+        Returns
+        -------
+        bool
+            False if no learner answered in time; the request stands.
+
+        Examples
+        --------
+        >>> with InstantLoop(2) as loop:
+        ...     loop.flush()
+        True
+        """
+        if self._drain is not None:
+            self._drain.flush()
+            return True
+        control = self._memory.control
+        ticket = control.add(OFFSETS["control_header.flush_requested"], 1) + 1
+        served = OFFSETS["control_header.flush_served"]
+        if control.exchange(OFFSETS["control_header.learner_sleeping"], 0):
+            self._memory.bell.ring()
+        return wait_until(lambda: control.load(served) >= ticket, timeout)
+
+    def drain_trajectories(self) -> list[QueryTrajectory]:
+        """Take out all learned trajectories that are still kept.
+
+        Raises
+        ------
+        NotTheLearner
+            If another process learns.
+
+        Examples
+        --------
+        >>> with InstantLoop(2) as loop:
+        ...     _ = loop.on_trajectory(QueryTrajectory(9, [0.0, 1.0]).finalize(0.8))
+        ...     [t.id for t in loop.drain_trajectories()], loop.pending_count()
+        ([9], 0)
+        """
+        return require_learner(self._drain).drain_trajectories()
+
+    def drain_trajectories_n(self, n: int) -> list[QueryTrajectory]:
+        """Take out at most n learned trajectories.
+
+        Examples
+        --------
+        >>> with InstantLoop(2) as loop:
+        ...     loop.drain_trajectories_n(5)
+        []
+        """
+        return require_learner(self._drain).drain_trajectories(n)
+
+    # ---- looking ----
+
+    @property
+    def metrics(self) -> InstantLoopMetrics:
+        """Counters: up to this moment where this process learns, else as last published.
+
+        Examples
+        --------
+        >>> with InstantLoop(2) as loop:
+        ...     loop.metrics.flushes_performed
+        0
+        """
+        snapshot = self._snapshot() if self._drain is None else self._drain.working_snapshot()
+        return InstantLoopMetrics(**snapshot.counters)
+
+    def micro_lora(self) -> MicroLoRA:
+        """The published adapter, as a copy: call again to see later updates.
+
+        Examples
+        --------
+        >>> with InstantLoop(2) as loop:
+        ...     loop.micro_lora().forward([1.0, 2.0])
+        array([1., 2.], dtype=float32)
+        """
+        snapshot = self._snapshot()
+        return MicroLoRA.from_weights(snapshot.micro_a, snapshot.micro_b)
+
+    def buffer(self) -> TrajectoryBuffer:
+        """The trajectory buffer: all lanes together.
+
+        Examples
+        --------
+        >>> with InstantLoop(2) as loop:
+        ...     len(loop.buffer())
+        0
+        """
+        return TrajectoryBuffer(self._memory, self._drain)
+
+    def pending_count(self) -> int:
+        """Trajectories recorded, by any process, and not yet drained or evicted.
+
+        Examples
+        --------
+        >>> with InstantLoop(2) as loop:
+        ...     loop.pending_count()
+        0
+        """
+        return self.buffer_stats().pending
+
+    def buffer_stats(self) -> BufferStats:
+        """Pending, dropped and success rate over all lanes.
+
+        Examples
+        --------
+        >>> with InstantLoop(2) as loop:
+        ...     loop.buffer_stats()
+        BufferStats(pending=0, dropped=0, success_rate=1.0)
+        """
+        return buffer_stats(self._memory)
+
+    # ---- end ----
+
+    def after_fork(self) -> None:
+        """In a forked child: be a worker without a lane yet."""
+        self._lane = None
+        self._drain = None
+        self._claiming = threading.Lock()
+        if self._finalizer is not None:
+            self._finalizer.detach()  # the engine is the parent's to remove
+            self._finalizer = None
+
+    def release(self) -> None:
+        """Publish what was learned and give back lease and lane; the memory stays mapped.
+
+        Examples
+        --------
+        >>> with InstantLoop(2) as loop:
+        ...     loop.release()
+        """
+        if self._drain is not None:
+            self._drain.flush()
+            self._drain.close()
+            self._drain = None
+        if self._lane is not None:
+            self._memory.drop(self._lane)
+            self._memory.release_lane(self._lane_index)
+            self._lane = None
+
+    def close(self) -> None:
+        """Release, and let the memory go; a stand-alone loop removes its engine.
+
+        Examples
+        --------
+        >>> loop = InstantLoop(2); loop.close()
+        """
+        self.release()
+        if self._finalizer is not None:
+            self._finalizer()
+        else:
+            self._memory.close()
+
+    def __enter__(self) -> InstantLoop:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,63 @@
+"""What Loop A has counted."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InstantLoopMetrics:
+    """Counters of Loop A at one moment; part of the snapshot, so exact across learner deaths.
+
+    ``trajectories_processed + feedback_processed`` records were consumed.  Of them
+    ``signals_accumulated`` taught something, and every other one stands in one of
+    ``feedback_duplicate``, ``feedback_expired``, ``feedback_unknown``, ``nonfinite_skipped`` and
+    ``records_corrupt``.  ``records_lost`` counts what a quarantined lane still held.
+
+    Attributes
+    ----------
+    trajectories_processed : int
+    signals_accumulated : int
+    flushes_performed : int
+        Publications with at least one signal (reference rule: applications).
+    updates_applied : int
+        Signals in those flushes.
+    feedback_processed : int
+    outcomes_learned : int
+        Outcomes that moved a route's head.
+    feedback_duplicate : int
+        Second feedback for one decision.
+    feedback_expired : int
+        The decision was overwritten by later ones of its worker.
+    feedback_unknown : int
+        No decision ever had this id.
+    nonfinite_skipped : int
+        A value, or what would be computed from it, was not finite.
+    records_corrupt : int
+        The parts of a record did not fit into it.
+    lanes_quarantined : int
+        How often a lane was refused because its positions or lengths could not be.
+    records_lost : int
+        Records in a refused lane that were never read.
+
+    Examples
+    --------
+    >>> import sona_shm as sona
+    >>> with sona.InstantLoop(2) as loop:
+    ...     loop.metrics.trajectories_processed
+    0
+    """
+
+    trajectories_processed: int
+    signals_accumulated: int
+    flushes_performed: int
+    updates_applied: int
+    feedback_processed: int
+    outcomes_learned: int
+    feedback_duplicate: int
+    feedback_expired: int
+    feedback_unknown: int
+    nonfinite_skipped: int
+    records_corrupt: int
+    lanes_quarantined: int
+    records_lost: int

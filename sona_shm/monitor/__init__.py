@@ -1,0 +1,1 @@
+"""Looking at an engine without writing to it."""

@@ -1,0 +1,205 @@
+"""One consistent look at an engine, for people and programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import msgpack
+
+from sona_shm.learning.snapshot import Snapshot
+from sona_shm.loops.metrics import InstantLoopMetrics
+from sona_shm.shm.layout import OFFSETS
+from sona_shm.shm.memory import EngineMemory
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LaneStats:
+    """One lane and its owner; counts are this owner's.
+
+    Attributes
+    ----------
+    index : int
+    alive : bool
+        Whether a living process holds the lane, by the kernel's lock.
+    pid : int
+        Of the last owner, for people only: pids are reused and differ between namespaces.
+    label : str
+    recorded, dropped, decisions : int
+    backlog_bytes : int
+        Bytes recorded and not yet learned and released.
+    quarantined : bool
+
+    Examples
+    --------
+    >>> LaneStats(0, True, 1, "worker", 5, 0, 5, 0, False).recorded
+    5
+    """
+
+    index: int
+    alive: bool
+    pid: int
+    label: str
+    recorded: int
+    dropped: int
+    decisions: int
+    backlog_bytes: int
+    quarantined: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RouteStats:
+    """What was learned about one route.
+
+    Attributes
+    ----------
+    name : str
+    outcomes : int
+        Outcomes learned.
+    mean_reward : float
+        Their mean reward, cost subtracted; 0.0 before the first.
+
+    Examples
+    --------
+    >>> RouteStats("small", 3, 0.5).outcomes
+    3
+    """
+
+    name: str
+    outcomes: int
+    mean_reward: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineStats:
+    """State of an engine at one moment.
+
+    Attributes
+    ----------
+    name : str
+    bytes : int
+        Shared memory taken.
+    version : int
+        Published weights.
+    learner_alive : bool
+        Whether a living process holds the lease.
+    learner_pid : int
+        Of the last one, for people only.
+    seconds_since_publish : float or None
+        None before the first publication.
+    recorded : int
+        Records of all workers, the dead included.
+    dropped : int
+        Records refused because a lane was full.
+    decisions : int
+    retired : LaneStats
+        What former owners of the lanes did: nothing is lost from the sums when workers go.
+    lanes : list of LaneStats
+        Lanes that a living process holds, or that hold something.
+    counters : InstantLoopMetrics
+        As of the last publication.
+    routes : list of RouteStats
+
+    Examples
+    --------
+    >>> import sona_shm as sona
+    >>> with sona.Engine.create("doc-monitor", sona.SonaConfig(hidden_dim=2)) as engine:
+    ...     stats = engine.stats()
+    >>> stats.learner_alive, stats.lanes
+    (False, [])
+    >>> sona.Engine.destroy("doc-monitor")
+    """
+
+    name: str
+    bytes: int
+    version: int
+    learner_alive: bool
+    learner_pid: int
+    seconds_since_publish: float | None
+    recorded: int
+    dropped: int
+    decisions: int
+    retired: LaneStats
+    lanes: list[LaneStats]
+    counters: InstantLoopMetrics
+    routes: list[RouteStats]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for JSON.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> with sona.Engine.create("doc-plain", sona.SonaConfig(hidden_dim=2)) as engine:
+        ...     engine.stats().to_mapping()["recorded"]
+        0
+        >>> sona.Engine.destroy("doc-plain")
+        """
+        return dataclasses.asdict(self)
+
+
+_COUNTS = ("trajectories", "feedbacks", "dropped", "decisions")
+
+
+def _lane(memory: EngineMemory, index: int, alive: bool) -> tuple[LaneStats, dict[str, int]]:
+    """A lane's row, and what its former owners did."""
+    words = memory.lane_words(
+        index, "head", "tail", "epoch", "quarantined", *_COUNTS, *(f"base_{c}" for c in _COUNTS)
+    )
+    # A dead owner's counts belong to the retired row as soon as the kernel says it is dead.
+    former = {count: words[f"base_{count}"] if alive else words[count] for count in _COUNTS}
+    own = {count: max(0, words[count] - former[count]) for count in _COUNTS}
+    owner = memory.owner(index)
+    row = LaneStats(
+        index=index,
+        alive=alive,
+        pid=int(owner["pid"]),
+        label=str(owner["label"]),
+        recorded=own["trajectories"] + own["feedbacks"],
+        dropped=own["dropped"],
+        decisions=own["decisions"],
+        backlog_bytes=max(0, words["head"] - words["tail"]),
+        quarantined=words["quarantined"] == words["epoch"] + 1,
+    )
+    return row, former
+
+
+def collect(memory: EngineMemory, block: bytes) -> EngineStats:
+    """Read everything once; writes nothing."""
+    lease, alive = memory.lock_states()
+    rows = [_lane(memory, i, alive[i]) for i in range(memory.geometry.max_workers)]
+    lanes = [row for row, _ in rows]
+    retired = {count: sum(former[count] for _, former in rows) for count in _COUNTS}
+    snapshot = Snapshot(block, memory.geometry)
+    published_ns = memory.control.load(OFFSETS["control_header.published_ns"])
+    names = [route["name"] for route in msgpack.unpackb(memory.config)["routes"]]
+    statistics = snapshot.route_statistics(len(names))
+    retired_recorded = retired["trajectories"] + retired["feedbacks"]
+    return EngineStats(
+        name=memory.names.engine,
+        bytes=sum(memory.sizes[f"{kind}_bytes"] for kind in ("control", "ring", "weights")),
+        version=snapshot.version,
+        learner_alive=lease,
+        learner_pid=memory.control.load(OFFSETS["control_header.learner_pid"]),
+        seconds_since_publish=(time.time_ns() - published_ns) / 1e9 if published_ns else None,
+        recorded=retired_recorded + sum(lane.recorded for lane in lanes),
+        dropped=retired["dropped"] + sum(lane.dropped for lane in lanes),
+        decisions=retired["decisions"] + sum(lane.decisions for lane in lanes),
+        retired=LaneStats(
+            index=-1,
+            alive=False,
+            pid=0,
+            label="retired",
+            recorded=retired_recorded,
+            dropped=retired["dropped"],
+            decisions=retired["decisions"],
+            backlog_bytes=0,
+            quarantined=False,
+        ),
+        lanes=[lane for lane in lanes if lane.alive or lane.backlog_bytes or lane.quarantined],
+        counters=InstantLoopMetrics(**snapshot.counters),
+        routes=[
+            RouteStats(name, *row) for name, row in zip(names, statistics, strict=True)
+        ],
+    )

@@ -1,0 +1,1 @@
+"""Mechanism: segments, locks, lanes, cells.  Knows nothing of learning."""

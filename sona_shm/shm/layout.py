@@ -1,0 +1,38 @@
+"""Where things lie in the segments.
+
+The layout is declared once, in ``_core/layout.h``; the compiled module exports its offsets and
+computes the sizes, so Python cannot disagree with C.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from sona_shm import _core
+
+OFFSETS: Final = _core.OFFSETS
+LEARNER_COUNTERS: Final = _core.LEARNER_COUNTERS
+MAGIC: Final = _core.MAGIC
+LAYOUT_VERSION: Final = _core.SONA_LAYOUT_VERSION
+SEGMENT_KINDS: Final = {"control": 1, "ring": 2, "weights": 3}
+
+
+class Geometry(NamedTuple):
+    """The six numbers from which every size and offset follows."""
+
+    hidden_dim: int
+    rank: int
+    routes: int
+    max_workers: int
+    pending_decisions: int
+    lane_bytes: int
+
+    def sizes(self) -> dict[str, int]:
+        """Every derived size and offset, by its name in ``struct geometry``."""
+        return _sizes(self)
+
+
+@lru_cache(maxsize=64)
+def _sizes(geometry: Geometry) -> dict[str, int]:
+    return _core.geometry_sizes(tuple(geometry))

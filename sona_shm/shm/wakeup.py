@@ -1,0 +1,38 @@
+"""The learner's bell: a hint, never the truth.
+
+The learner announces its sleep in a control word, looks at the lanes once more, and waits here
+for a bounded time.  A producer that finds the announcement takes it back and rings.  A lost or a
+superfluous ring costs at most one bounded wait or one look at empty lanes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import posix_ipc
+
+from sona_shm.shm.names import Names
+
+
+class Bell:
+    """A POSIX semaphore that producers ring and the learner waits for."""
+
+    def __init__(self, names: Names, *, create: bool = False) -> None:
+        flags = posix_ipc.O_CREX if create else 0
+        self._semaphore = posix_ipc.Semaphore(names.semaphore, flags=flags, mode=0o600)
+        self.ring = self._semaphore.release
+
+    def wait(self, seconds: float) -> None:
+        """Return after a ring, or after `seconds`."""
+        with contextlib.suppress(posix_ipc.BusyError, posix_ipc.SignalError):
+            self._semaphore.acquire(seconds)
+
+    def close(self) -> None:
+        """Let the semaphore go."""
+        self._semaphore.close()
+
+
+def unlink_bell(names: Names) -> None:
+    """Remove the semaphore's name, if there is one."""
+    with contextlib.suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_semaphore(names.semaphore)
