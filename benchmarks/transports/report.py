@@ -20,13 +20,13 @@ yielding the processor. So a peer's put cost contains its waiting, ours does not
 multiprocessing.Queue and pyzmq return from a put before the work is done: a thread does it later \
 on the same processor, so their put cost is not their cost.
 No message is built or parsed inside the clock, so a program that pickles objects pays more.
-Each peer has about the buffer with which it did best on 2 cores, a few MB at most, which can stay \
-in a cache; sona_shm has its default of 10,000 records, 31 MB.
+Each peer has a buffer that no other size tried on 2 cores clearly beat, a few MB at most, which \
+can stay in a cache; sona_shm has its default of 10,000 records, 31 MB.
 With more processes than processors the scheduler decides much: who runs, in what batches, and \
 whether a reader must be woken. Another machine may order the transports otherwise.
 Saturation says little about a router, which waits most of the time: there caches are cold and \
 the reader sleeps. That is what the paced table is for.
-Each figure is one run. The same run again may differ by half when the machine has other work.
+Each figure is one run. The same run again may differ twofold when the machine has other work.
 """.splitlines()
 """What to know before believing a figure, printed above the tables."""
 

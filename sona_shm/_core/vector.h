@@ -7,10 +7,15 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Clones for wider vectors are chosen by the loader at run time; sanitizers cannot instrument
- * the code that chooses. */
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(SONA_SANITIZE)
-#define WIDE __attribute__((target_clones("arch=haswell", "default")))
+/* Clones for wider vectors are chosen by the loader at run time, by what the processor can do
+ * (a clone for "arch=haswell" would be taken on that very processor only); sanitizers cannot
+ * instrument the code that chooses. */
+#if !defined(__x86_64__) || !defined(__gnu_linux__) || defined(SONA_SANITIZE)
+#define WIDE
+#elif !defined(__clang__) && __GNUC__ >= 12
+#define WIDE __attribute__((target_clones("arch=x86-64-v3", "default")))
+#elif defined(__has_attribute) && __has_attribute(target_clones)
+#define WIDE __attribute__((target_clones("avx2", "default")))
 #else
 #define WIDE
 #endif
