@@ -346,9 +346,14 @@ class LearningSignal(NamedTuple):
 
 def pack_extra(trajectory: QueryTrajectory) -> bytes | None:
     """The strings of a trajectory as msgpack, or None where there are none."""
+    if trajectory.model_route is None and not trajectory.context_ids:
+        # On the request path: no list is built to find that there is nothing to pack.
+        for step in trajectory.steps:
+            if step.layer_name is not None:
+                break
+        else:
+            return None
     layers = [step.layer_name for step in trajectory.steps]
-    if trajectory.model_route is None and not trajectory.context_ids and not any(layers):
-        return None
     packed: bytes = msgpack.packb([trajectory.model_route, trajectory.context_ids, layers])
     return packed
 

@@ -205,10 +205,10 @@ class InstantLoop:
 
     def put(self, status: int) -> bool:
         """What follows a record: wake the learner, or be it."""
-        if status == _WAKE_LEARNER:
-            self._memory.bell.ring()
         if self._drain is not None:
             self._drain.step()
+        elif status == _WAKE_LEARNER:
+            self._memory.bell.ring()
         return status != 0
 
     # ---- learning ----

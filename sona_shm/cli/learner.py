@@ -1,0 +1,60 @@
+"""``sona learner NAME``: the learner as a daemon."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import signal
+import sys
+import threading
+
+from sona_shm.config import SonaConfig
+from sona_shm.engine import Engine
+from sona_shm.errors import EngineExists
+from sona_shm.learner import run as run_learner
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "learner",
+        help="learn what an engine's workers record, until stopped",
+        description="Learn what an engine's workers record. If another learner is at work, stand "
+        "by and take over when it ends, however it ends. SIGTERM and SIGINT: learn what is "
+        "recorded, publish, end. Logs to standard error, at most one line a second.",
+    )
+    parser.add_argument("name", metavar="NAME", help="name of the engine")
+    parser.add_argument(
+        "--create",
+        metavar="FILE",
+        help="create the engine from this TOML or JSON configuration if it does not exist; one "
+        "that exists keeps its own configuration",
+    )
+    parser.add_argument("--until-stdin-closes", action="store_true", help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Be the learner until a signal, the end of standard input, or the engine's destruction."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if options.until_stdin_closes:
+        logging.getLogger().setLevel(logging.WARNING)
+        threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
+    if options.create is not None:
+        config = SonaConfig.from_file(options.create)
+        with contextlib.suppress(EngineExists):
+            Engine.create(options.name, config).close()
+    run_learner(options.name, stop)
+    return 0
+
+
+def _watch_stdin(stop: threading.Event) -> None:
+    """The parent holds the other end of this pipe and never writes: an end means it is gone."""
+    sys.stdin.buffer.read()
+    stop.set()
