@@ -344,17 +344,10 @@ class LearningSignal(NamedTuple):
         return cls(x, gradient, float(np.linalg.norm(gradient)))
 
 
-def pack_extra(trajectory: QueryTrajectory) -> bytes | None:
-    """The strings of a trajectory as msgpack, or None where there are none."""
-    if trajectory.model_route is None and not trajectory.context_ids:
-        # On the request path: no list is built to find that there is nothing to pack.
-        for step in trajectory.steps:
-            if step.layer_name is not None:
-                break
-        else:
-            return None
+def pack_extra(trajectory: QueryTrajectory) -> bytes:
+    """The strings of a trajectory as msgpack; called by the C core where there are any."""
     layers = [step.layer_name for step in trajectory.steps]
-    packed: bytes = msgpack.packb([trajectory.model_route, trajectory.context_ids, layers])
+    packed: bytes = msgpack.packb([trajectory.model_route, list(trajectory.context_ids), layers])
     return packed
 
 

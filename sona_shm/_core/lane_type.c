@@ -13,6 +13,7 @@ typedef struct {
     struct producer producer;
     struct decider decider;
     uint64_t id_base;
+    PyObject *route_index; /* dict: name of a route to its index */
     void *scratch;
 } Lane;
 
@@ -59,19 +60,20 @@ static int hold_segments(Lane *self, PyObject *control, PyObject *ring, PyObject
 static int lane_init(Lane *self, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"control", "ring", "weights", "geometry", "index", "generation",
-                               "seed",    "policy", "parameters", NULL};
-    PyObject *control, *ring, *weights, *geometry;
+                               "seed",    "policy", "parameters", "route_index", NULL};
+    PyObject *control, *ring, *weights, *geometry, *route_index;
     unsigned long long index, generation, seed;
     const char *policy;
     double p0, p1;
-    if (self->scratch) {
+    if (self->route_index) {
         PyErr_SetString(PyExc_RuntimeError, "a Lane is initialised once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOKKKs(dd)", keywords, &control, &ring,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOKKKs(dd)O!", keywords, &control, &ring,
                                      &weights, &geometry, &index, &generation, &seed, &policy, &p0,
-                                     &p1))
+                                     &p1, &PyDict_Type, &route_index))
         return -1;
+    self->route_index = Py_NewRef(route_index);
     struct decider *d = &self->decider;
     if (geometry_argument(geometry, &d->geometry) < 0) return -1;
     d->policy = policy_named(policy);
@@ -94,6 +96,7 @@ static void lane_dealloc(Lane *self)
     PyTypeObject *type = Py_TYPE(self);
     Py_XDECREF(lane_release(self, NULL));
     PyMem_Free(self->scratch);
+    Py_XDECREF(self->route_index); /* strings and integers: no cycle to collect */
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -116,18 +119,11 @@ static enum put_status after_put(Lane *self)
     return was ? PUT_DONE_WAKE_LEARNER : PUT_DONE;
 }
 
-static PyObject *lane_record(Lane *self, PyObject *const *args, Py_ssize_t count)
+static PyObject *lane_record(Lane *self, PyObject *trajectory)
 {
-    if (count != 3 || !(args[2] == Py_None || PyBytes_Check(args[2]))) {
-        PyErr_SetString(PyExc_TypeError, "record(trajectory, route, extra: bytes or None)");
-        return NULL;
-    }
     if (!lane_open(self)) return NULL;
-    const long route = PyLong_AsLong(args[1]);
-    if (route == -1 && PyErr_Occurred()) return NULL;
-    const int status =
-        record_trajectory(&self->producer, self->decider.geometry.hidden_dim, args[0],
-                          route < 0 ? NO_ROUTE : (uint32_t)route, args[2]);
+    const int status = record_trajectory(&self->producer, self->decider.geometry.hidden_dim,
+                                         trajectory, self->route_index);
     if (status < 0) return NULL;
     return PyLong_FromLong(status ? after_put(self) : PUT_FULL);
 }
@@ -190,8 +186,8 @@ static PyObject *lane_decide(Lane *self, PyObject *x)
 }
 
 static PyMethodDef lane_methods[] = {
-    {"record", (PyCFunction)(void (*)(void))lane_record, METH_FASTCALL,
-     PyDoc_STR("record($self, trajectory, route, extra, /)\n--\n\n"
+    {"record", (PyCFunction)lane_record, METH_O,
+     PyDoc_STR("record($self, trajectory, /)\n--\n\n"
                "Put a trajectory: 0 full, 1 done, 2 done and the learner wants to be woken.")},
     {"feedback", (PyCFunction)(void (*)(void))lane_feedback, METH_FASTCALL,
      PyDoc_STR("feedback($self, id, quality, /)\n--\n\n"

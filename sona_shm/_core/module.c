@@ -210,8 +210,9 @@ static int import_objects(void)
 {
     PyObject *errors = PyImport_ImportModule("sona_shm.errors");
     PyObject *arrays = errors ? PyImport_ImportModule("sona_shm.arrays") : NULL;
+    PyObject *trajectory = arrays ? PyImport_ImportModule("sona_shm.trajectory") : NULL;
 #define IMPORT(from, field, name)                                                                  \
-    if (!(core.field = from ? PyObject_GetAttrString(from, name) : NULL)) goto failed;
+    if (!(core.field = (void *)(from ? PyObject_GetAttrString(from, name) : NULL))) goto failed;
     IMPORT(errors, shape_error, "ShapeError")
     IMPORT(errors, non_finite_error, "NonFiniteError")
     IMPORT(errors, record_too_large_error, "RecordTooLargeError")
@@ -219,19 +220,20 @@ static int import_objects(void)
     IMPORT(errors, corrupt_segment, "CorruptSegment")
     IMPORT(errors, dtype_error, "DtypeError")
     IMPORT(errors, out_of_range_error, "OutOfRangeError")
+    IMPORT(errors, config_error, "ConfigError")
     IMPORT(arrays, as_float32, "as_float32")
+    IMPORT(trajectory, pack_extra, "pack_extra")
+    IMPORT(trajectory, query_trajectory, "QueryTrajectory")
+    IMPORT(trajectory, trajectory_step, "TrajectoryStep")
 #undef IMPORT
-#define INTERN(name)                                                                               \
-    if (!(core.name = PyUnicode_InternFromString(#name))) goto failed;
-    INTERN(id) INTERN(query_embedding) INTERN(steps) INTERN(final_quality) INTERN(latency_us)
-    INTERN(activations) INTERN(attention_weights) INTERN(reward) INTERN(step_idx)
-#undef INTERN
     Py_DECREF(errors);
     Py_DECREF(arrays);
-    return 0;
+    Py_DECREF(trajectory);
+    return record_initialise();
 failed:
     Py_XDECREF(errors);
     Py_XDECREF(arrays);
+    Py_XDECREF(trajectory);
     return -1;
 }
 

@@ -11,9 +11,10 @@
 struct core_objects {
     PyObject *shape_error, *non_finite_error, *record_too_large_error, *engine_closed;
     PyObject *corrupt_segment, *dtype_error, *out_of_range_error;
+    PyObject *config_error;
     PyObject *as_float32; /* coerces what is no contiguous float32 array, or raises */
-    PyObject *id, *query_embedding, *steps, *final_quality, *latency_us;
-    PyObject *activations, *attention_weights, *reward, *step_idx;
+    PyObject *pack_extra; /* the strings of a trajectory as bytes */
+    PyTypeObject *query_trajectory, *trajectory_step;
 };
 extern struct core_objects core;
 
@@ -51,9 +52,12 @@ int geometry_argument(PyObject *tuple, struct geometry *geometry);
 /* ---- record.c ---- */
 
 struct producer;
-/* Encodes a trajectory straight into the lane: 1 recorded, 0 lane full, -1 with an error. */
+/* Learns where the fields of the two Python classes lie; call once. */
+int record_initialise(void);
+/* Encodes a trajectory straight into the lane: 1 recorded, 0 lane full, -1 with an error.
+ * `route_index` maps the names of routes to their indices. */
 int record_trajectory(struct producer *producer, uint64_t hidden_dim, PyObject *trajectory,
-                      uint32_t route, PyObject *extra);
+                      PyObject *route_index);
 /* (id, embedding, [(activations, attention, reward, index)], quality, latency_us, extra) */
 PyObject *decode_trajectory(const struct record_header *record, const uint8_t *body,
                             uint64_t hidden_dim);

@@ -1,6 +1,8 @@
 /* Trajectories between Python objects and records of a lane. */
 #include "python.h"
 
+#include <structmember.h> /* PyMemberDef, until Python 3.12 */
+
 #include <math.h>
 #include <time.h>
 
@@ -13,9 +15,90 @@
 uint64_t clock_ns(void)
 {
     struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
+    /* Some milliseconds coarse, but never a system call and a fraction of the cost. */
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
     return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 }
+
+/* ---- fields of QueryTrajectory and TrajectoryStep ---- */
+
+/* Both classes keep their fields in __slots__, at fixed places of the object, which the slot's own
+ * descriptor tells.  Reading them there costs a load instead of a look-up by name; objects of
+ * other classes, and subclasses, are read by name. */
+struct field {
+    const char *const spelling;
+    PyObject *name;
+    Py_ssize_t offset;
+};
+
+enum trajectory_field { ID, QUERY_EMBEDDING, STEPS, FINAL_QUALITY, LATENCY_US, MODEL_ROUTE, CONTEXT_IDS };
+enum step_field { ACTIVATIONS, ATTENTION_WEIGHTS, REWARD, STEP_IDX, LAYER_NAME };
+
+static struct field trajectory_fields[] = {
+    [ID] = {"id", NULL, 0},
+    [QUERY_EMBEDDING] = {"query_embedding", NULL, 0},
+    [STEPS] = {"steps", NULL, 0},
+    [FINAL_QUALITY] = {"final_quality", NULL, 0},
+    [LATENCY_US] = {"latency_us", NULL, 0},
+    [MODEL_ROUTE] = {"model_route", NULL, 0},
+    [CONTEXT_IDS] = {"context_ids", NULL, 0},
+};
+static struct field step_fields[] = {
+    [ACTIVATIONS] = {"activations", NULL, 0},
+    [ATTENTION_WEIGHTS] = {"attention_weights", NULL, 0},
+    [REWARD] = {"reward", NULL, 0},
+    [STEP_IDX] = {"step_idx", NULL, 0},
+    [LAYER_NAME] = {"layer_name", NULL, 0},
+};
+
+static int find_fields(PyTypeObject *type, struct field *fields, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        fields[i].name = PyUnicode_InternFromString(fields[i].spelling);
+        PyObject *slot =
+            fields[i].name ? PyObject_GetAttr((PyObject *)type, fields[i].name) : NULL;
+        if (!slot) return -1;
+        const int is_slot = PyObject_TypeCheck(slot, &PyMemberDescr_Type);
+        if (is_slot) fields[i].offset = ((PyMemberDescrObject *)slot)->d_member->offset;
+        Py_DECREF(slot);
+        if (!is_slot) {
+            PyErr_Format(PyExc_SystemError, "%s is no slot of %s", fields[i].spelling,
+                         type->tp_name);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+int record_initialise(void)
+{
+    if (find_fields(core.query_trajectory, trajectory_fields,
+                    sizeof trajectory_fields / sizeof *trajectory_fields) < 0)
+        return -1;
+    return find_fields(core.trajectory_step, step_fields, sizeof step_fields / sizeof *step_fields);
+}
+
+/* A new reference to the field's value, or NULL with an error. */
+static PyObject *field_of(PyObject *object, PyTypeObject *type, const struct field *field)
+{
+    if (Py_TYPE(object) == type) {
+        PyObject *value = *(PyObject **)((char *)object + field->offset);
+        if (value) return Py_NewRef(value);
+    }
+    return PyObject_GetAttr(object, field->name);
+}
+
+static PyObject *trajectory_field(PyObject *object, enum trajectory_field field)
+{
+    return field_of(object, core.query_trajectory, &trajectory_fields[field]);
+}
+
+static PyObject *step_field(PyObject *object, enum step_field field)
+{
+    return field_of(object, core.trajectory_step, &step_fields[field]);
+}
+
+/* ---- a trajectory while it is read ---- */
 
 struct step_argument {
     struct float_argument activations, attention;
@@ -28,9 +111,11 @@ struct trajectory_argument {
     struct float_argument embedding;
     struct step_argument inline_steps[INLINE_STEPS], *steps;
     Py_ssize_t step_count, held; /* steps whose arrays are held */
-    int has_embedding;
+    int has_embedding, has_strings;
     uint64_t id, latency_us;
     double quality;
+    uint32_t route;
+    PyObject *extra; /* bytes, or NULL */
 };
 
 static void release_step(struct step_argument *step)
@@ -44,18 +129,19 @@ static void release_trajectory(struct trajectory_argument *t)
     if (t->has_embedding) float_argument_release(&t->embedding);
     for (Py_ssize_t i = 0; i < t->held; i++) release_step(&t->steps[i]);
     if (t->steps != t->inline_steps) PyMem_Free(t->steps);
+    Py_XDECREF(t->extra);
 }
 
 /* ---- reading attributes ---- */
 
-static int read_unsigned(PyObject *object, PyObject *name, uint64_t *value)
+/* Takes the reference to `number`. */
+static int read_unsigned(PyObject *number, const char *name, uint64_t *value)
 {
-    PyObject *attribute = PyObject_GetAttr(object, name);
-    if (!attribute) return -1;
-    *value = PyLong_AsUnsignedLongLong(attribute);
-    Py_DECREF(attribute);
+    if (!number) return -1;
+    *value = PyLong_AsUnsignedLongLong(number);
+    Py_DECREF(number);
     if (*value != UINT64_MAX || !PyErr_Occurred()) return 0;
-    PyErr_Format(core.dtype_error, "%U must be an integer from 0 to 2**64 - 1", name);
+    PyErr_Format(core.dtype_error, "%s must be an integer from 0 to 2**64 - 1", name);
     return -1;
 }
 
@@ -67,7 +153,7 @@ static int is_empty(PyObject *object)
 
 static int read_attention(PyObject *object, struct step_argument *step)
 {
-    PyObject *attention = PyObject_GetAttr(object, core.attention_weights);
+    PyObject *attention = step_field(object, ATTENTION_WEIGHTS);
     if (!attention) return -1;
     int status = 0;
     step->has_attention = 0;
@@ -83,10 +169,19 @@ static int read_attention(PyObject *object, struct step_argument *step)
     return status;
 }
 
+/* Whether a field that is mostly None holds something; takes the reference. */
+static int is_given(PyObject *value)
+{
+    if (!value) return -1;
+    const int given = value != Py_None;
+    Py_DECREF(value);
+    return given;
+}
+
 static int read_step(PyObject *object, struct step_argument *step, uint64_t hidden_dim)
 {
     uint64_t index;
-    PyObject *reward = PyObject_GetAttr(object, core.reward);
+    PyObject *reward = step_field(object, REWARD);
     if (!reward) return -1;
     const int is_number = number_argument(reward, "reward", &step->reward) == 0;
     if (is_number && !isfinite((float)step->reward))
@@ -94,10 +189,10 @@ static int read_step(PyObject *object, struct step_argument *step, uint64_t hidd
                      reward);
     Py_DECREF(reward);
     if (!is_number || !isfinite((float)step->reward)) return -1;
-    if (read_unsigned(object, core.step_idx, &index) < 0) return -1;
+    if (read_unsigned(step_field(object, STEP_IDX), "step_idx", &index) < 0) return -1;
     step->index = (uint32_t)index;
 
-    PyObject *activations = PyObject_GetAttr(object, core.activations);
+    PyObject *activations = step_field(object, ACTIVATIONS);
     if (!activations) return -1;
     const int status =
         float_argument_row(&step->activations, activations, "activations", hidden_dim);
@@ -110,7 +205,7 @@ static int read_step(PyObject *object, struct step_argument *step, uint64_t hidd
 
 static int read_steps(PyObject *object, struct trajectory_argument *t, uint64_t hidden_dim)
 {
-    PyObject *steps = PyObject_GetAttr(object, core.steps);
+    PyObject *steps = trajectory_field(object, STEPS);
     if (!steps) return -1;
     PyObject *sequence = PySequence_Fast(steps, "steps must be a sequence of TrajectoryStep");
     Py_DECREF(steps);
@@ -126,38 +221,77 @@ static int read_steps(PyObject *object, struct trajectory_argument *t, uint64_t 
         }
     }
     int status = 0;
-    for (; status == 0 && t->held < t->step_count; t->held += status == 0)
-        status = read_step(PySequence_Fast_GET_ITEM(sequence, t->held), &t->steps[t->held],
-                           hidden_dim);
+    while (status == 0 && t->held < t->step_count) {
+        PyObject *step = PySequence_Fast_GET_ITEM(sequence, t->held);
+        const int named = is_given(step_field(step, LAYER_NAME));
+        status = named < 0 ? -1 : read_step(step, &t->steps[t->held], hidden_dim);
+        t->held += status == 0;
+        t->has_strings |= named;
+    }
     Py_DECREF(sequence);
     return status;
 }
 
-static int read_trajectory(PyObject *object, struct trajectory_argument *t, uint64_t hidden_dim)
+static int read_route(PyObject *object, struct trajectory_argument *t, PyObject *route_index)
 {
-    if (read_unsigned(object, core.id, &t->id) < 0) return -1;
-    if (read_unsigned(object, core.latency_us, &t->latency_us) < 0) return -1;
-    PyObject *quality = PyObject_GetAttr(object, core.final_quality);
+    PyObject *route = trajectory_field(object, MODEL_ROUTE);
+    if (!route) return -1;
+    t->route = NO_ROUTE;
+    if (route != Py_None) {
+        PyObject *index = PyDict_GetItemWithError(route_index, route);
+        if (!index && !PyErr_Occurred())
+            PyErr_Format(core.config_error, "no route %R; this engine has %R", route, route_index);
+        if (index) t->route = (uint32_t)PyLong_AsUnsignedLong(index);
+        t->has_strings = 1;
+    }
+    Py_DECREF(route);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* Names and contexts are rare; packing them is left to Python. */
+static int read_strings(PyObject *object, struct trajectory_argument *t)
+{
+    PyObject *contexts = trajectory_field(object, CONTEXT_IDS);
+    if (!contexts) return -1;
+    if (!is_empty(contexts)) t->has_strings = 1;
+    Py_DECREF(contexts);
+    if (!t->has_strings) return 0;
+    t->extra = PyObject_CallOneArg(core.pack_extra, object);
+    return t->extra && PyBytes_Check(t->extra) ? 0 : -1;
+}
+
+static int read_trajectory(PyObject *object, struct trajectory_argument *t, uint64_t hidden_dim,
+                           PyObject *route_index)
+{
+    if (read_unsigned(trajectory_field(object, ID), "id", &t->id) < 0) return -1;
+    if (read_unsigned(trajectory_field(object, LATENCY_US), "latency_us", &t->latency_us) < 0)
+        return -1;
+    PyObject *quality = trajectory_field(object, FINAL_QUALITY);
     if (!quality) return -1;
     int status = quality_argument(quality, &t->quality);
     Py_DECREF(quality);
     if (status < 0) return -1;
-    PyObject *embedding = PyObject_GetAttr(object, core.query_embedding);
+    PyObject *embedding = trajectory_field(object, QUERY_EMBEDDING);
     if (!embedding) return -1;
     status = float_argument_row(&t->embedding, embedding, "query_embedding", hidden_dim);
     Py_DECREF(embedding);
     if (status < 0) return -1;
     t->has_embedding = 1;
-    return read_steps(object, t, hidden_dim);
+    if (read_route(object, t, route_index) < 0 || read_steps(object, t, hidden_dim) < 0) return -1;
+    return read_strings(object, t);
 }
 
 /* ---- writing the record ---- */
 
-static uint64_t record_length(const struct trajectory_argument *t, uint64_t hidden_dim,
-                              uint64_t extra_bytes)
+static uint64_t extra_length(const struct trajectory_argument *t)
+{
+    return t->extra ? (uint64_t)PyBytes_GET_SIZE(t->extra) : 0;
+}
+
+static uint64_t record_length(const struct trajectory_argument *t, uint64_t hidden_dim)
 {
     const uint64_t row = hidden_dim * sizeof(float);
-    uint64_t length = sizeof(struct record_header) + row + extra_bytes;
+    uint64_t length = sizeof(struct record_header) + row + extra_length(t);
     for (Py_ssize_t i = 0; i < t->step_count; i++) {
         length += sizeof(struct step_header) + row;
         if (t->steps[i].has_attention)
@@ -174,8 +308,7 @@ static int not_finite(const char *name)
 
 /* Fills the reserved room; on an error nothing of it ever becomes visible. */
 static int write_trajectory(uint8_t *at, const struct trajectory_argument *t, uint64_t length,
-                            uint64_t hidden_dim, uint32_t route, const char *extra,
-                            uint64_t extra_bytes)
+                            uint64_t hidden_dim)
 {
     const uint64_t row = hidden_dim * sizeof(float);
     const struct record_header header = {
@@ -184,11 +317,11 @@ static int write_trajectory(uint8_t *at, const struct trajectory_argument *t, ui
         .id = t->id,
         .time_ns = clock_ns(),
         .quality = (float)t->quality,
-        .route = route,
+        .route = t->route,
         .latency_us = t->latency_us,
         .hidden_dim = (uint32_t)hidden_dim,
         .steps = (uint32_t)t->step_count,
-        .extra_bytes = (uint32_t)extra_bytes,
+        .extra_bytes = (uint32_t)extra_length(t),
     };
     memcpy(at, &header, sizeof header);
     at += sizeof header;
@@ -211,41 +344,39 @@ static int write_trajectory(uint8_t *at, const struct trajectory_argument *t, ui
             return not_finite("attention_weights");
         at += attention * sizeof(float);
     }
-    if (extra_bytes) memcpy(at, extra, extra_bytes);
+    if (t->extra) memcpy(at, PyBytes_AS_STRING(t->extra), extra_length(t));
     return 0;
 }
 
+static int put_trajectory(struct producer *producer, const struct trajectory_argument *t,
+                          uint64_t hidden_dim)
+{
+    const uint64_t length = record_length(t, hidden_dim);
+    if (length > producer->lane.ring_bytes / 2) {
+        PyErr_Format(core.record_too_large_error,
+                     "the trajectory needs %llu bytes, but a record may have at most %llu, half of "
+                     "a lane; raise trajectory_capacity or send fewer steps",
+                     (unsigned long long)length,
+                     (unsigned long long)producer->lane.ring_bytes / 2);
+        return -1;
+    }
+    uint8_t *at = producer_reserve(producer, length);
+    if (!at) return 0;
+    if (write_trajectory(at, t, length, hidden_dim) < 0) return -1;
+    producer_commit(producer, length, RECORD_TRAJECTORY);
+    return 1;
+}
+
 int record_trajectory(struct producer *producer, uint64_t hidden_dim, PyObject *object,
-                      uint32_t route, PyObject *extra)
+                      PyObject *route_index)
 {
     struct trajectory_argument t;
     t.steps = t.inline_steps;
     t.step_count = t.held = 0;
-    t.has_embedding = 0;
-    int status = read_trajectory(object, &t, hidden_dim);
-    if (status == 0) {
-        const uint64_t extra_bytes = extra == Py_None ? 0 : (uint64_t)PyBytes_GET_SIZE(extra);
-        const uint64_t length = record_length(&t, hidden_dim, extra_bytes);
-        if (length > producer->lane.ring_bytes / 2) {
-            PyErr_Format(core.record_too_large_error,
-                         "the trajectory needs %llu bytes, but a record may have at most %llu, half "
-                         "of a lane; raise trajectory_capacity or send fewer steps",
-                         (unsigned long long)length,
-                         (unsigned long long)producer->lane.ring_bytes / 2);
-            status = -1;
-        } else {
-            uint8_t *at = producer_reserve(producer, length);
-            if (at) {
-                status = write_trajectory(at, &t, length, hidden_dim, route,
-                                          extra_bytes ? PyBytes_AS_STRING(extra) : NULL,
-                                          extra_bytes);
-                if (status == 0) {
-                    producer_commit(producer, length, RECORD_TRAJECTORY);
-                    status = 1;
-                }
-            }
-        }
-    }
+    t.has_embedding = t.has_strings = 0;
+    t.extra = NULL;
+    int status = read_trajectory(object, &t, hidden_dim, route_index);
+    if (status == 0) status = put_trajectory(producer, &t, hidden_dim);
     release_trajectory(&t);
     return status;
 }

@@ -73,6 +73,45 @@ INLINE void dot2(const float *a, const float *b, const float *x, size_t n, float
     *bx = t;
 }
 
+/* As dot2, and x·x as well. */
+INLINE void dot3(const float *a, const float *b, const float *x, size_t n, float *ax, float *bx,
+                 float *xx)
+{
+    vector s0 = {0}, s1 = {0}, t0 = {0}, t1 = {0}, q0 = {0}, q1 = {0}, u, v;
+    size_t i = 0;
+    for (; i + 2 * WIDTH <= n; i += 2 * WIDTH) {
+        vector_load(&u, x + i), q0 += u * u;
+        vector_load(&v, a + i), s0 += v * u;
+        vector_load(&v, b + i), t0 += v * u;
+        vector_load(&u, x + i + WIDTH), q1 += u * u;
+        vector_load(&v, a + i + WIDTH), s1 += v * u;
+        vector_load(&v, b + i + WIDTH), t1 += v * u;
+    }
+    s0 += s1;
+    t0 += t1;
+    q0 += q1;
+    float s = vector_sum(&s0), t = vector_sum(&t0), q = vector_sum(&q0);
+    for (; i < n; i++) s += a[i] * x[i], t += b[i] * x[i], q += x[i] * x[i];
+    *ax = s;
+    *bx = t;
+    *xx = q;
+}
+
+/* y += c·x and z += d·x with one pass over x. */
+INLINE void axpy2(float *y, float c, float *z, float d, const float *x, size_t n)
+{
+    vector u, v, w;
+    size_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) {
+        vector_load(&u, x + i), vector_load(&v, y + i), vector_load(&w, z + i);
+        v += c * u;
+        w += d * u;
+        vector_store(y + i, &v);
+        vector_store(z + i, &w);
+    }
+    for (; i < n; i++) y[i] += c * x[i], z[i] += d * x[i];
+}
+
 /* y += c·x */
 INLINE void axpy(float *y, float c, const float *x, size_t n)
 {

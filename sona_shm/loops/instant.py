@@ -15,7 +15,7 @@ import msgpack
 
 from sona_shm import _core
 from sona_shm.config import InstantLoopConfig, SonaConfig
-from sona_shm.errors import ConfigError, NotTheLearner
+from sona_shm.errors import NotTheLearner
 from sona_shm.learning.lora import MicroLoRA
 from sona_shm.learning.policy import policy_parameters
 from sona_shm.learning.snapshot import Snapshot, first_block
@@ -26,9 +26,10 @@ from sona_shm.shm import fork
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.memory import EngineMemory, create_memory, destroy_memory
 from sona_shm.shm.waiting import wait_until
-from sona_shm.trajectory import QueryTrajectory, pack_extra
+from sona_shm.trajectory import QueryTrajectory
 
 _NEXT_ID: Final = OFFSETS["control_header.next_trajectory_id"]
+_DONE: Final = 1
 _WAKE_LEARNER: Final = 2
 
 
@@ -80,7 +81,6 @@ class InstantLoop:
     def _bind(self, memory: EngineMemory, config: SonaConfig) -> None:
         self._memory = memory
         self._config = config
-        self._route_index = {route.name: i for i, route in enumerate(config.routes)}
         self._lane: _core.Lane | None = None
         self._lane_index = -1
         self._claiming = threading.Lock()
@@ -140,6 +140,7 @@ class InstantLoop:
                     (seed + index * 0x9E3779B97F4A7C15) % 2**64,
                     config.policy,
                     policy_parameters(config),
+                    {route.name: i for i, route in enumerate(config.routes)},
                 )
             )
             return self._lane
@@ -171,6 +172,8 @@ class InstantLoop:
         ------
         ShapeError, DtypeError, NonFiniteError, OutOfRangeError, RecordTooLargeError
             Nothing was recorded.
+        ConfigError
+            If ``model_route`` names no route of this engine.
         NoFreeLaneError
             If more processes record than the engine has lanes.
 
@@ -180,28 +183,10 @@ class InstantLoop:
         ...     loop.on_trajectory(QueryTrajectory(1, [0.0, 1.0]).finalize(0.8))
         True
         """
-        route = -1
-        if trajectory.model_route is not None:
-            route = self.route_index(trajectory.model_route)
-        lane = self._lane or self._claim()
-        return self.put(lane.record(trajectory, route, pack_extra(trajectory)))
-
-    def route_index(self, route: str) -> int:
-        """The index of a route by name; raises ConfigError for an unknown one.
-
-        Examples
-        --------
-        >>> with InstantLoop(2) as loop:
-        ...     loop.route_index("large")
-        Traceback (most recent call last):
-            ...
-        sona_shm.errors.ConfigError: no route 'large'; this engine has none
-        """
-        try:
-            return self._route_index[route]
-        except KeyError:
-            known = ", ".join(self._route_index) or "none"
-            raise ConfigError(f"no route {route!r}; this engine has {known}") from None
+        status = (self._lane or self._claim()).record(trajectory)
+        if status == _DONE and self._drain is None:
+            return True
+        return self.put(status)
 
     def put(self, status: int) -> bool:
         """What follows a record: wake the learner, or be it."""

@@ -19,6 +19,7 @@ import secrets
 import struct
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterator
 from multiprocessing.shared_memory import SharedMemory
@@ -83,7 +84,9 @@ class EngineMemory:
         self._claiming = threading.Lock()
         self._segments: dict[str, SharedMemory] = {}
         self._holders: list[_Holder] = []
-        self._bell: Bell | None = None
+        self._finalizer = weakref.finalize(
+            self, _let_go, self._held, self._holders, self._segments
+        )
         try:
             self._map()
         except BaseException:
@@ -113,7 +116,7 @@ class EngineMemory:
                 )
         self.lanes = self.hold(_core.Words(ring.buf))
         try:
-            self._bell = Bell(self.names)
+            self.bell = self.hold(Bell(self.names))
         except posix_ipc.ExistentialError:
             raise _Unready from None
 
@@ -163,13 +166,6 @@ class EngineMemory:
             return self._segments[kind].buf
         except KeyError:
             raise EngineClosed("the engine is closed; attach to it again") from None
-
-    @property
-    def bell(self) -> Bell:
-        """What wakes the learner."""
-        if self._bell is None:
-            raise EngineClosed("the engine is closed; attach to it again")
-        return self._bell
 
     def hold(self, holder: _H) -> _H:
         """Note an object that maps these segments, so that `close` can make it let go first."""
@@ -272,8 +268,8 @@ class EngineMemory:
         """Close the parent's locks; the descriptors are shared, so nothing is unlocked."""
         for descriptor in self._held.values():
             os.close(descriptor)
-        self._held = {}
-        self._holders = []
+        self._held.clear()
+        self._holders.clear()
         self._claiming = threading.Lock()
 
     # ---- words ----
@@ -315,17 +311,20 @@ class EngineMemory:
 
     def close(self) -> None:
         """Release locks and mappings; the engine stays."""
-        for byte in list(self._held):
-            self._release(byte)
-        for holder in self._holders:
-            holder.release()
-        self._holders = []
-        if self._bell is not None:
-            self._bell.close()
-            self._bell = None
-        for segment in self._segments.values():
-            segment.close()
-        self._segments = {}
+        self._finalizer()
+
+
+def _let_go(held: dict[int, int], holders: list[_Holder], segments: dict[str, SharedMemory]) -> None:
+    """Locks, then what maps the segments, then the segments: also at exit and when collected."""
+    for descriptor in held.values():
+        os.close(descriptor)
+    held.clear()
+    for holder in holders:
+        holder.release()
+    holders.clear()
+    for segment in segments.values():
+        segment.close()
+    segments.clear()
 
 
 def process_label() -> str:
@@ -500,7 +499,7 @@ def _build(names: Names, geometry: Geometry, config: bytes, first_block: bytes) 
         with _new_segment(names.weights, "weights", sizes["weights_bytes"], creation_id) as made:
             start = sizes["buffers_offset"]
             made[0].buf[start : start + len(first_block)] = first_block
-        Bell(names, create=True).close()
+        Bell(names, create=True).release()
         words.store(_READY, 1)
 
 

@@ -20,15 +20,18 @@ class Bell:
     def __init__(self, names: Names, *, create: bool = False) -> None:
         flags = posix_ipc.O_CREX if create else 0
         self._semaphore = posix_ipc.Semaphore(names.semaphore, flags=flags, mode=0o600)
-        self.ring = self._semaphore.release
+
+    def ring(self) -> None:
+        """Wake the learner, or the next one that waits."""
+        self._semaphore.release()
 
     def wait(self, seconds: float) -> None:
         """Return after a ring, or after `seconds`."""
         with contextlib.suppress(posix_ipc.BusyError, posix_ipc.SignalError):
             self._semaphore.acquire(seconds)
 
-    def close(self) -> None:
-        """Let the semaphore go."""
+    def release(self) -> None:
+        """Let the semaphore go; nobody can ring through this object any more."""
         self._semaphore.close()
 
 
