@@ -1,10 +1,10 @@
 """The compiled core; see ``_core/`` for the C sources and ``_core/layout.h`` for the layout."""
 
-from collections.abc import Buffer
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import Buffer
 
 from sona_shm.trajectory import QueryTrajectory
 
@@ -17,8 +17,8 @@ LABEL_BYTES: Final[int]
 LANE_OWNER_BYTES: Final[int]
 RECORD_HEADER_BYTES: Final[int]
 
-type _Geometry = tuple[int, int, int, int, int, int]
-type _Decoded = tuple[
+_Geometry: TypeAlias = tuple[int, int, int, int, int, int]
+_Decoded: TypeAlias = tuple[
     int,
     NDArray[np.float32],
     list[tuple[NDArray[np.float32], NDArray[np.float32], float, int]],

@@ -39,8 +39,7 @@ def as_float32(value: ArrayLike, name: str) -> NDArray[np.float32]:
         raise DtypeError(f"{name} is no array of numbers: {error}") from None
     if array.dtype.kind not in "fiub":
         raise DtypeError(
-            f"{name} has dtype {array.dtype}, "
-            "expected real numbers that convert to float32"
+            f"{name} has dtype {array.dtype}, expected real numbers that convert to float32"
         )
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,7 +127,7 @@ quality_threshold
     trajectory_capacity: int = 10000
     background_interval_ms: int = 3600000
     quality_threshold: float = 0.3
-    routes: tuple[Route, ...] = ()
+    routes: Sequence[Route] = ()
     cost_weight: float = 1.0
     policy: PolicyName = "squarecb"
     epsilon: float = 0.02
@@ -167,7 +167,7 @@ quality_threshold
         self._check_routes()
 
     def _check_routes(self) -> None:
-        if isinstance(self.routes, str) or not all(isinstance(r, Route) for r in self.routes):
+        if not all(isinstance(route, Route) for route in self.routes):
             raise ConfigError(f"routes is {self.routes!r}, expected a sequence of Route")
         object.__setattr__(self, "routes", tuple(self.routes))
         names = [route.name for route in self.routes]
@@ -284,7 +284,7 @@ quality_threshold
 
     @classmethod
     def from_file(cls, path: str | Path) -> SonaConfig:
-        """A configuration from a ``.toml`` or ``.json`` file.
+        r"""A configuration from a ``.toml`` or ``.json`` file.
 
         Raises
         ------
@@ -295,7 +295,7 @@ quality_threshold
         --------
         >>> import pathlib, tempfile
         >>> path = pathlib.Path(tempfile.mkdtemp(), "engine.toml")
-        >>> _ = path.write_text('hidden_dim = 8\\n[[routes]]\\nname = "a"\\n')
+        >>> _ = path.write_text('hidden_dim = 8\n[[routes]]\nname = "a"\n')
         >>> SonaConfig.from_file(path).hidden_dim
         8
         """

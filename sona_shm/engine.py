@@ -14,7 +14,8 @@ from sona_shm.learner import LearnerProcess, LearnerThread, start_learner
 from sona_shm.loops.instant import InstantLoop, config_of, create_engine_memory
 from sona_shm.monitor.stats import EngineStats, collect
 from sona_shm.shm import fork
-from sona_shm.shm.memory import DEFAULT_TIMEOUT, EngineMemory, attach_memory, destroy_memory
+from sona_shm.shm.life_cycle import DEFAULT_TIMEOUT, attach_memory, destroy_memory
+from sona_shm.shm.memory import EngineMemory
 from sona_shm.trajectory import Decision, QueryTrajectory, TrajectoryBuilder
 
 LearnerKind = Literal["inline", "thread", "process"]
@@ -269,8 +270,8 @@ to it to go on learning, or pass replace=True to start anew
         0.5
         >>> sona.Engine.destroy("doc-route")
         """
-        id, index, propensity = self.instant.lane.decide(x)
-        return Decision(id, self._routes[index], index, propensity)
+        decision_id, index, propensity = self.instant.lane.decide(x)
+        return Decision(decision_id, self._routes[index], index, propensity)
 
     def feedback(self, id: int, quality: float) -> bool:
         """Tell how good the answer to a routed request was.

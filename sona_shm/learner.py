@@ -17,7 +17,8 @@ from sona_shm.errors import NotTheLearner, SonaError
 from sona_shm.loops.drain import DrainLoop
 from sona_shm.loops.instant import config_of
 from sona_shm.shm.layout import OFFSETS
-from sona_shm.shm.memory import EngineMemory, attach_memory
+from sona_shm.shm.life_cycle import attach_memory
+from sona_shm.shm.memory import EngineMemory
 from sona_shm.shm.waiting import wait_until
 
 STANDBY_SECONDS: Final = 0.02

@@ -36,7 +36,7 @@ class Decision(NamedTuple):
 
     id: int
     route: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no decision needs
     propensity: float
 
 
@@ -323,24 +323,24 @@ class LearningSignal(NamedTuple):
         """
         x = as_float32(trajectory.query_embedding, "query_embedding")
         advantage = trajectory.final_quality - quality_baseline
-        credits = [
+        step_credits = [
             float(np.clip(0.5 * (step.reward - reward_baseline + advantage), -1.0, 1.0))
             for step in trajectory.steps
         ]
-        if not credits:
+        if not step_credits:
             return cls(x, x, float(np.clip(advantage, -1.0, 1.0)))
         activations = [as_float32(step.activations, "activations") for step in trajectory.steps]
         if any(a.shape != x.shape for a in activations):
             raise ShapeError(
                 f"activations have shapes {[a.shape for a in activations]}, expected {x.shape}"
             )
-        if len(credits) == 1:
-            return cls(x, activations[0], credits[0])
+        if len(step_credits) == 1:
+            return cls(x, activations[0], step_credits[0])
         gradient = np.zeros_like(x)
-        for credit, a in zip(credits, activations, strict=True):
+        for credit, a in zip(step_credits, activations, strict=True):
             norm = float(np.linalg.norm(a))
             if norm > 0.0:
-                gradient += np.float32(credit / (norm * len(credits))) * a
+                gradient += np.float32(credit / (norm * len(step_credits))) * a
         return cls(x, gradient, float(np.linalg.norm(gradient)))
 
 
@@ -362,8 +362,8 @@ def unpack_trajectory(
     ],
 ) -> QueryTrajectory:
     """A trajectory from what the C core decoded."""
-    id, embedding, steps, quality, latency_us, extra = decoded
-    trajectory = QueryTrajectory(id, embedding).finalize(quality, latency_us)
+    trajectory_id, embedding, steps, quality, latency_us, extra = decoded
+    trajectory = QueryTrajectory(trajectory_id, embedding).finalize(quality, latency_us)
     for step in steps:
         trajectory.add_step(TrajectoryStep(*step))
     if extra:

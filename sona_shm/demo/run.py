@@ -99,9 +99,13 @@ def _collect(
         time.sleep(_POLL_SECONDS)
     progress(requests)
     parts = [_receive(process, connection, 0.0) for process, connection in workers]
-    merged = Served(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    by_time = np.argsort(merged.decided_ns, kind="stable")
-    return Served(*(column[by_time] for column in merged))
+    decided_ns = np.concatenate([part.decided_ns for part in parts])
+    by_time = np.argsort(decided_ns, kind="stable")
+    return Served(
+        decided_ns[by_time],
+        np.concatenate([part.reward for part in parts])[by_time],
+        np.concatenate([part.latency_ns for part in parts])[by_time],
+    )
 
 
 def run_demo(

@@ -107,7 +107,12 @@ def load_npz(path: str | Path) -> Stream:
     if cost.ndim == 2:
         cost = cost.mean(axis=0)
     rows, routes = len(embedding), len(models)
-    if embedding.ndim != 2 or quality.shape != (rows, routes) or cost.shape != (routes,) or not rows:
+    if (
+        embedding.ndim != 2
+        or quality.shape != (rows, routes)
+        or cost.shape != (routes,)
+        or not rows
+    ):
         raise StreamError(
             f"{path} has embedding {embedding.shape}, quality {quality.shape}, cost {cost.shape} "
             f"and {routes} models; expected (N, d), (N, K), (K,) or (N, K), and K"

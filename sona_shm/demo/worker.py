@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sona_shm.engine import Engine
 from sona_shm.demo.stream import Stream
+from sona_shm.engine import Engine
 
 # A stand-in for the model's answer: the worker learns how good it was this much later.
 ANSWER_SECONDS: Final = 0.0005
@@ -28,7 +28,9 @@ def serve(name: str, stream: Stream, rows: NDArray[np.int64], results: Connectio
     """Attach by name, wait for the start, answer the requests, send back what happened."""
     reward = stream.reward
     served = Served(
-        np.empty(len(rows), np.int64), np.empty(len(rows), np.float32), np.empty(len(rows), np.int64)
+        np.empty(len(rows), np.int64),
+        np.empty(len(rows), np.float32),
+        np.empty(len(rows), np.int64),
     )
     with Engine.attach(name) as engine:
         results.send("ready")

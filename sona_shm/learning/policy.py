@@ -25,9 +25,7 @@ def policy_parameters(config: SonaConfig) -> tuple[float, float]:
     return (config.squarecb_gamma, 0.5)
 
 
-def route_probabilities(
-    config: SonaConfig, scores: ArrayLike, learned: int
-) -> NDArray[np.float64]:
+def route_probabilities(config: SonaConfig, scores: ArrayLike, learned: int) -> NDArray[np.float64]:
     """The probability with which each route would be chosen.
 
     Parameters

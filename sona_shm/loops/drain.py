@@ -97,6 +97,11 @@ class DrainLoop:
                 self._publish()
             return consumed
 
+    def drain_once(self) -> int:
+        """Learn all that the lanes hold at this moment, without publishing it."""
+        with self._lock:
+            return self._core.drain_all()
+
     def _publish(self, *, force: bool = False) -> None:
         if force:
             self._core.apply_reference()

@@ -24,7 +24,8 @@ from sona_shm.loops.drain import DrainLoop, require_learner
 from sona_shm.loops.metrics import InstantLoopMetrics
 from sona_shm.shm import fork
 from sona_shm.shm.layout import OFFSETS
-from sona_shm.shm.memory import EngineMemory, create_memory, destroy_memory
+from sona_shm.shm.life_cycle import create_memory, destroy_memory
+from sona_shm.shm.memory import EngineMemory
 from sona_shm.shm.waiting import wait_until
 from sona_shm.trajectory import QueryTrajectory
 
@@ -75,7 +76,7 @@ class InstantLoop:
         sona_config = (config or InstantLoopConfig()).to_sona_config(hidden_dim)
         memory = create_engine_memory(f"loop-{secrets.token_hex(8)}", sona_config)
         self._bind(memory, sona_config)
-        self._finalizer = weakref.finalize(self, _remove_private, memory)
+        self._remove_at_end(memory)
         self.become_learner()
 
     def _bind(self, memory: EngineMemory, config: SonaConfig) -> None:
@@ -87,8 +88,12 @@ class InstantLoop:
         self._drain: DrainLoop | None = None
         self._reader = _core.Reader(memory.buffer("weights"), memory.geometry)
         memory.hold(self._reader)
-        self._finalizer: weakref.finalize[..., InstantLoop] | None = None
+        self._remover: weakref.finalize[[EngineMemory], InstantLoop] | None = None
         fork.register(self)
+
+    def _remove_at_end(self, memory: EngineMemory) -> None:
+        """A stand-alone loop's engine goes with it, also when nobody calls close()."""
+        self._remover = weakref.finalize(self, _remove_private, memory)
 
     @classmethod
     def over(cls, memory: EngineMemory, config: SonaConfig) -> InstantLoop:
@@ -116,7 +121,7 @@ class InstantLoop:
 
     @property
     def lane(self) -> _core.Lane:
-        """This process's own lane, claimed at first use and anew after fork."""
+        """The lane of this process, claimed at first use and anew after fork."""
         return self._lane or self._claim()
 
     def _claim(self) -> _core.Lane:
@@ -343,9 +348,9 @@ class InstantLoop:
         self._lane = None
         self._drain = None
         self._claiming = threading.Lock()
-        if self._finalizer is not None:
-            self._finalizer.detach()  # the engine is the parent's to remove
-            self._finalizer = None
+        if self._remover is not None:
+            self._remover.detach()  # the engine is the parent's to remove
+            self._remover = None
 
     def release(self) -> None:
         """Publish what was learned and give back lease and lane; the memory stays mapped.
@@ -372,8 +377,8 @@ class InstantLoop:
         >>> loop = InstantLoop(2); loop.close()
         """
         self.release()
-        if self._finalizer is not None:
-            self._finalizer()
+        if self._remover is not None:
+            self._remover()
         else:
             self._memory.close()
 

@@ -199,7 +199,5 @@ def collect(memory: EngineMemory, block: bytes) -> EngineStats:
         ),
         lanes=[lane for lane in lanes if lane.alive or lane.backlog_bytes or lane.quarantined],
         counters=InstantLoopMetrics(**snapshot.counters),
-        routes=[
-            RouteStats(name, *row) for name, row in zip(names, statistics, strict=True)
-        ],
+        routes=[RouteStats(name, *row) for name, row in zip(names, statistics, strict=True)],
     )

@@ -16,7 +16,7 @@ from typing import Final
 
 import posix_ipc
 
-from sona_shm.errors import SharedMemoryTooSmall
+from sona_shm.errors import EngineClosed, SharedMemoryTooSmall
 from sona_shm.shm.locks import open_descriptor
 
 PREFIX: Final = "/sona-"
@@ -36,7 +36,8 @@ if sys.version_info < (3, 13):
             if not name.startswith(PREFIX):
                 resource_tracker.unregister(name, kind)
 
-    shared_memory.resource_tracker = _TrackerOfOthers
+    # The stubs do not show the module's own import of the tracker, which is what it calls.
+    shared_memory.resource_tracker = _TrackerOfOthers  # type: ignore[attr-defined]
 
     def _open(name: str, size: int) -> shared_memory.SharedMemory:
         return shared_memory.SharedMemory(name.lstrip("/"), create=size > 0, size=size)
@@ -44,9 +45,7 @@ if sys.version_info < (3, 13):
 else:
 
     def _open(name: str, size: int) -> shared_memory.SharedMemory:
-        return shared_memory.SharedMemory(
-            name.lstrip("/"), create=size > 0, size=size, track=False
-        )
+        return shared_memory.SharedMemory(name.lstrip("/"), create=size > 0, size=size, track=False)
 
 
 def create_segment(name: str, size: int) -> shared_memory.SharedMemory:
@@ -89,6 +88,13 @@ def attach_segment(name: str) -> shared_memory.SharedMemory:
         If it has no bytes yet.
     """
     return _open(name, 0)
+
+
+def segment_bytes(segment: shared_memory.SharedMemory) -> memoryview:
+    """The bytes of a segment that is not closed."""
+    if segment.buf is None:
+        raise EngineClosed("the engine is closed; attach to it again")
+    return segment.buf
 
 
 def unlink_segment(name: str) -> bool:

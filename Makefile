@@ -1,0 +1,35 @@
+# Each target makes its own virtual environment and installs what it needs from PyPI.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml tools/build_backend.py $(wildcard sona_shm/_core/*)
+
+.PHONY: demo test lint bench torture clean
+
+demo: $(VENV)/installed-demo
+	$(BIN)/sona demo
+
+test: $(VENV)/installed-test
+	$(BIN)/pytest
+
+lint: $(VENV)/installed-lint $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python benchmarks/hotpath.py
+	$(BIN)/python benchmarks/visibility.py
+	$(BIN)/python benchmarks/transport.py
+
+torture: $(VENV)/installed-test
+	$(BIN)/python -m tests.torture
+
+# The package is installed in place, so that what is tested is what is read.
+$(VENV)/installed-%: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info sona_shm/_core*.so
