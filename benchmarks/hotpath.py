@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from timing import nanoseconds, report
+from timing import ROUNDS, nanoseconds, report
 
 import sona_shm as sona
 from sona_shm.loops.drain import DrainLoop
@@ -99,12 +99,14 @@ def _request_path(
     heads = rng.standard_normal((ROUTES, dim)).astype(np.float32)
     scale = np.float32(2**-0.5)
 
-    ours = nanoseconds(lambda: engine.apply(x, out=out), count)
-    peer = nanoseconds(lambda: x + scale * ((x @ a.T) @ b), count // 10)
+    names = locals()
+    ours = nanoseconds("engine.apply(x, out=out)", names, count)
+    peer = nanoseconds("x + scale * ((x @ a.T) @ b)", names, count // 10)
     yield _row("apply", dim, ours, peer, "numpy expression")
 
-    ours = nanoseconds(lambda: engine.route(x), count // 10)
-    peer = nanoseconds(lambda: int((heads @ (x + scale * ((x @ a.T) @ b))).argmax()), count // 10)
+    ours = nanoseconds("engine.route(x)", names, count // 10)
+    choose = "int((heads @ (x + scale * ((x @ a.T) @ b))).argmax())"
+    peer = nanoseconds(choose, names, count // 10)
     yield _row(f"route, K = {ROUTES}", dim, ours, peer, "numpy, no exploration")
 
     def trajectory() -> sona.QueryTrajectory:
@@ -112,18 +114,18 @@ def _request_path(
         t.add_step(sona.TrajectoryStep(activations, [], 0.8, 0))
         return t.finalize(0.8, 1000)
 
-    ready = trajectory()
+    names |= {"ready": trajectory(), "trajectory": trajectory}
     record_bytes = 64 + 16 + 2 * 4 * dim
     copies = Copies(record_bytes, engine.config.geometry().lane_bytes)
-    peer = nanoseconds(copies.put, BATCH)
-    ours = nanoseconds(lambda: engine.record(ready), BATCH, between=drain.flush)
+    peer = nanoseconds("put()", {"put": copies.put}, BATCH)
+    ours = nanoseconds("engine.record(ready)", names, BATCH, between=drain.flush)
     yield _row("record", dim, ours, peer, f"copy of {record_bytes} bytes")
-    ours = nanoseconds(lambda: engine.record(trajectory()), BATCH, between=drain.flush)
+    ours = nanoseconds("engine.record(trajectory())", names, BATCH, between=drain.flush)
     yield _row("construct + record", dim, ours, peer, f"copy of {record_bytes} bytes")
 
-    decisions = iter([engine.route(x).id for _ in range(16 * BATCH)])
-    peer = nanoseconds(Copies(64, 1 << 16).put, BATCH)
-    ours = nanoseconds(lambda: engine.feedback(next(decisions), 0.5), BATCH, between=drain.flush)
+    names["decisions"] = iter([engine.route(x).id for _ in range(ROUNDS * BATCH)])
+    peer = nanoseconds("put()", {"put": Copies(64, 1 << 16).put}, BATCH)
+    ours = nanoseconds("engine.feedback(next(decisions), 0.5)", names, BATCH, between=drain.flush)
     yield _row("feedback", dim, ours, peer, "copy of 64 bytes")
 
 
@@ -146,14 +148,16 @@ def _learner(engine: sona.Engine, drain: DrainLoop, dim: int) -> Iterator[dict[s
 
     record_bytes = 64 + 16 + 2 * 4 * dim
     refill()
-    ours = nanoseconds(drain.drain_once, 1, between=refill) / BATCH
-    peer = nanoseconds(Copies(record_bytes, engine.config.geometry().lane_bytes).put, BATCH)
+    copies = Copies(record_bytes, engine.config.geometry().lane_bytes)
+    ours = nanoseconds("drain.drain_once()", {"drain": drain}, 1, between=refill) / BATCH
+    peer = nanoseconds("put()", {"put": copies.put}, BATCH)
     yield _row("drain + accumulate", dim, ours, peer, f"copy of {record_bytes} bytes")
 
     drain.flush()
     block_bytes = engine.config.geometry().sizes()["snapshot_bytes"]
-    ours = nanoseconds(drain.flush, 1000)
-    peer = nanoseconds(Copies(block_bytes, 4 * block_bytes).put, 1000)
+    copies = Copies(block_bytes, 4 * block_bytes)
+    ours = nanoseconds("drain.flush()", {"drain": drain}, 1000)
+    peer = nanoseconds("put()", {"put": copies.put}, 1000)
     yield _row("publish", dim, ours, peer, f"copy of {block_bytes} bytes")
 
 

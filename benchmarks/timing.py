@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import sys
-import time
+import timeit
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,26 +18,31 @@ ROUNDS = 15
 
 
 def nanoseconds(
-    operation: Callable[[], object], count: int, *, between: Callable[[], object] | None = None
+    statement: str,
+    names: dict[str, Any],
+    count: int,
+    *,
+    between: Callable[[], object] | None = None,
 ) -> float:
-    """Median over rounds of the mean time of one call.
+    """Median over rounds of the mean time of one execution, in nanoseconds.
 
     Parameters
     ----------
-    operation : callable
-        Called `count` times in a row in each round.
+    statement : str
+        Runs `count` times in each round in a loop that `timeit` compiles, so that no function
+        call of the benchmark is added to what is measured.
+    names : dict
+        What the statement uses.
     between : callable, optional
-        Runs between the rounds, untimed: empties what the operation fills.
+        Runs between the rounds, untimed: empties what the statement fills.
     """
+    timer = timeit.Timer(statement, globals=names)
     rounds = []
     for _ in range(ROUNDS):
-        started = time.perf_counter_ns()
-        for _ in range(count):
-            operation()
-        rounds.append((time.perf_counter_ns() - started) / count)
+        rounds.append(timer.timeit(count) / count * 1e9)
         if between is not None:
             between()
-    return sorted(rounds)[len(rounds) // 2]
+    return statistics.median(rounds)
 
 
 def machine() -> dict[str, Any]:

@@ -42,4 +42,5 @@ def as_float32(value: ArrayLike, name: str) -> NDArray[np.float32]:
             f"{name} has dtype {array.dtype}, expected real numbers that convert to float32"
         )
     with np.errstate(over="ignore"):
+        # ascontiguousarray makes one dimension out of none.
         return np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)

@@ -16,6 +16,9 @@ from sona_shm.shm.layout import Geometry
 PAGE = 4096
 RECORD_HEADER = 64
 STEP_HEADER = 16
+CACHE_LINE = 64
+LARGEST_LANE = 2**31
+LARGEST_PRICE = 1e6
 
 UpdateRule = Literal["exact", "reference"]
 PolicyName = Literal["epsilon_greedy", "squarecb"]
@@ -44,14 +47,13 @@ class Route:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"the name of a route is {self.name!r}, expected a non-empty string")
-        _number(f"cost of route {self.name!r}", self.cost, 0.0, math.inf)
+        _number(f"cost of route {self.name!r}", self.cost, 0.0, 1e30)
 
 
 def _number(name: str, value: object, low: float, high: float) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not low <= value <= high:  # type: ignore[operator]  # `good` has checked it
-        bounds = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
-        raise ConfigError(f"{name} is {value!r}, expected a number {bounds}")
+    # NaN compares false with everything.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
 
 
 def _integer(name: str, value: object, low: int, high: int) -> None:
@@ -146,12 +148,12 @@ quality_threshold
         _integer("base_lora_rank", self.base_lora_rank, 1, 64)
         _number("micro_lora_lr", self.micro_lora_lr, 0.0, 1.0)
         _number("base_lora_lr", self.base_lora_lr, 0.0, 1.0)
-        _number("ewc_lambda", self.ewc_lambda, 0.0, math.inf)
+        _number("ewc_lambda", self.ewc_lambda, 0.0, 1e12)
         _integer("pattern_clusters", self.pattern_clusters, 1, 65536)
-        _integer("trajectory_capacity", self.trajectory_capacity, 1, 10**8)
+        _integer("trajectory_capacity", self.trajectory_capacity, 1, 10**7)
         _integer("background_interval_ms", self.background_interval_ms, 1, 10**10)
         _number("quality_threshold", self.quality_threshold, 0.0, 1.0)
-        _number("cost_weight", self.cost_weight, 0.0, math.inf)
+        _number("cost_weight", self.cost_weight, 0.0, 1e12)
         _choice("policy", self.policy, ("squarecb", "epsilon_greedy"))
         _number("epsilon", self.epsilon, 0.0, 1.0)
         _number("squarecb_gamma", self.squarecb_gamma, 0.0, 1e6)
@@ -165,16 +167,28 @@ quality_threshold
         if self.seed is not None:
             _integer("seed", self.seed, 0, 2**63 - 1)
         self._check_routes()
+        self.geometry()
 
     def _check_routes(self) -> None:
-        if not all(isinstance(route, Route) for route in self.routes):
+        try:
+            routes = tuple(self.routes)
+        except TypeError:
+            routes = (None,)  # type: ignore[assignment]  # refused by the next line
+        if not all(isinstance(route, Route) for route in routes):
             raise ConfigError(f"routes is {self.routes!r}, expected a sequence of Route")
-        object.__setattr__(self, "routes", tuple(self.routes))
+        object.__setattr__(self, "routes", routes)
         names = [route.name for route in self.routes]
         if len(set(names)) != len(names):
             raise ConfigError(f"routes have the names {names}, expected each name once")
         if len(names) > 1024:
             raise ConfigError(f"{len(names)} routes were given, expected at most 1024")
+        for route in routes:
+            if self.cost_weight * route.cost > LARGEST_PRICE:
+                raise ConfigError(
+                    f"cost_weight * cost of route {route.name!r} is "
+                    f"{self.cost_weight * route.cost:g}, expected at most {LARGEST_PRICE:g}; "
+                    "rewards are near 1"
+                )
 
     @classmethod
     def max_throughput(cls, **changes: Any) -> SonaConfig:
@@ -327,9 +341,17 @@ quality_threshold
         2
         """
         typical = RECORD_HEADER + STEP_HEADER + 2 * 4 * self.hidden_dim
-        per_lane = math.ceil(self.trajectory_capacity / self.max_workers) * typical
+        typical = math.ceil(typical / CACHE_LINE) * CACHE_LINE
+        # One record more than asked for, because the end of the ring may be left unused.
+        records = math.ceil(self.trajectory_capacity / self.max_workers) + 1
         # The largest record is half a lane, and two typical ones must always fit.
-        lane_bytes = math.ceil(max(per_lane, 4 * typical) / PAGE) * PAGE
+        lane_bytes = math.ceil(max(records, 4) * typical / PAGE) * PAGE
+        if lane_bytes > LARGEST_LANE:
+            raise ConfigError(
+                f"trajectory_capacity is {self.trajectory_capacity}, which makes lanes of "
+                f"{lane_bytes:,} bytes, expected at most {LARGEST_LANE:,}; lower it, or raise "
+                "max_workers, over which it is shared out"
+            )
         return Geometry(
             hidden_dim=self.hidden_dim,
             rank=self.micro_lora_rank,
@@ -408,7 +430,7 @@ class InstantLoopConfig:
             micro_lora_rank=self.micro_lora_rank,
             micro_lora_lr=self.micro_lora_lr,
             # Learned trajectories may keep half of a lane until they are drained.
-            trajectory_capacity=2 * self.buffer_capacity,
+            trajectory_capacity=2 * (self.buffer_capacity + 1),
             flush_threshold=self.flush_threshold,
             flush_interval_ms=None,
             max_workers=1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Literal, get_args
 
 from numpy.typing import ArrayLike
@@ -28,16 +29,16 @@ def _shut_down(memory: EngineMemory, learners: list[LearnerThread | LearnerProce
     memory.close()
 
 
-class _WeakReader:
-    """Lets an engine go when its memory closes, without keeping the engine alive until then."""
+def _weak_release(engine: Engine) -> Callable[[], None]:
+    """Lets the engine's own mapping go when its memory closes, without keeping it alive."""
+    reference = weakref.ref(engine)
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = weakref.ref(engine)
+    def release() -> None:
+        alive = reference()
+        if alive is not None:
+            alive._release()
 
-    def release(self) -> None:
-        engine = self._engine()
-        if engine is not None:
-            engine.release()
+    return release
 
 
 class Engine(_core.Reader):
@@ -72,11 +73,11 @@ class Engine(_core.Reader):
         self.config = config_of(memory)
         self.name = memory.names.engine
         self._memory = memory
-        memory.hold(_WeakReader(self))
+        memory.at_close(_weak_release(self))
         self._routes = [route.name for route in self.config.routes]
         self._learners: list[LearnerThread | LearnerProcess] = []
         self._finalizer = weakref.finalize(self, _shut_down, memory, self._learners)
-        self.instant = InstantLoop.over(memory, self.config)
+        self.instant = InstantLoop._over(memory, self.config)
         fork.register(self)
         if learner == "inline":
             self.instant.become_learner()
@@ -230,7 +231,7 @@ to it to go on learning, or pass replace=True to start anew
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """In a forked child: the learner is the parent's."""
         for learner in self._learners:
             learner.abandon()
@@ -270,7 +271,8 @@ to it to go on learning, or pass replace=True to start anew
         0.5
         >>> sona.Engine.destroy("doc-route")
         """
-        decision_id, index, propensity = self.instant.lane.decide(x)
+        instant = self.instant
+        decision_id, index, propensity = (instant._lane or instant._claim()).decide(x)
         return Decision(decision_id, self._routes[index], index, propensity)
 
     def feedback(self, id: int, quality: float) -> bool:
@@ -309,7 +311,8 @@ to it to go on learning, or pass replace=True to start anew
         1
         >>> sona.Engine.destroy("doc-feedback")
         """
-        return self.instant.put(self.instant.lane.feedback(id, quality))
+        instant = self.instant
+        return instant._put((instant._lane or instant._claim()).feedback(id, quality))
 
     # ---- trajectories ----
 

@@ -91,7 +91,7 @@ class Learner:
         self._drain.wait(seconds)
 
     def close(self) -> None:
-        """Learn and publish what is recorded, and give the lease back.
+        """Learn and publish what is recorded, and give the lease back.  Idempotent.
 
         Examples
         --------
@@ -100,9 +100,10 @@ class Learner:
         >>> Learner("doc-close").close()
         >>> engine.close(); sona.Engine.destroy("doc-close")
         """
-        self._drain.flush()
-        self._drain.close()
-        self._memory.close()
+        if self._memory.is_open:
+            self._drain.flush()
+            self._drain.close()
+            self._memory.close()
 
     def __enter__(self) -> Learner:
         return self
@@ -220,9 +221,14 @@ def start_learner(memory: EngineMemory, kind: str) -> LearnerThread | LearnerPro
     Raises
     ------
     NotTheLearner
-        If it does not within a bounded time.
+        If there is one already, or this one does not get the lease within a bounded time.
     """
     name = memory.names.engine
+    if memory.lock_states()[0]:
+        raise NotTheLearner(
+            f"the engine {name!r} has a learner already, process {learner_pid(memory)}; attach "
+            "without one, or run a standby: sona learner"
+        )
     learner = LearnerThread(name) if kind == "thread" else LearnerProcess(name)
     if wait_until(lambda: memory.lock_states()[0], _STOP_SECONDS):
         return learner

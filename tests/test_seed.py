@@ -63,7 +63,7 @@ def golden_cases() -> list[object]:
 def test_reference_rule_reproduces_every_published_answer(name: str) -> None:
     cases = golden_cases()
     assert len(cases) >= 20
-    for number, case in enumerate(cases):
+    for case in cases:
         assert isinstance(case, dict)
         config = sona.SonaConfig(
             hidden_dim=case["hidden_dim"],
@@ -72,7 +72,7 @@ def test_reference_rule_reproduces_every_published_answer(name: str) -> None:
             flush_threshold=case["flush_threshold"],
             update_rule="reference",
         )
-        with sona.Engine.create(f"{name}-{number}", config, learner="inline") as engine:
+        with sona.Engine.create(name, config, learner="inline") as engine:
             for i, recorded in enumerate(case["trajectories"]):
                 t = sona.QueryTrajectory(i, recorded["embedding"])
                 for index, step in enumerate(recorded["steps"]):
@@ -82,7 +82,7 @@ def test_reference_rule_reproduces_every_published_answer(name: str) -> None:
             for probe in case["probes"]:
                 answer = engine.apply(probe["input"])
                 np.testing.assert_allclose(answer, probe["output"], atol=1e-5, err_msg=case["name"])
-        sona.Engine.destroy(f"{name}-{number}")
+        sona.Engine.destroy(name)
 
 
 def test_stand_alone_loop_removes_its_engine() -> None:

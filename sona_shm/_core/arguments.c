@@ -57,23 +57,35 @@ static int take_buffer(struct float_argument *argument, PyObject *object, int fl
     return 1;
 }
 
-int float_argument_read(struct float_argument *argument, PyObject *object, const char *name)
+static void refuse_dimensions(PyArrayObject *array, const char *name, uint64_t columns)
+{
+    PyObject *shape = PyObject_GetAttrString((PyObject *)array, "shape");
+    if (shape && columns) {
+        PyErr_Format(core.shape_error, "%s has shape %R, expected (%llu,) or (rows, %llu)", name,
+                     shape, (unsigned long long)columns, (unsigned long long)columns);
+    } else if (shape) {
+        PyErr_Format(core.shape_error, "%s has shape %R, expected one dimension", name, shape);
+    }
+    Py_XDECREF(shape);
+}
+
+int float_argument_read(struct float_argument *argument, PyObject *object, const char *name,
+                        uint64_t columns)
 {
     if (PyArray_Check(object) && take_array(argument, (PyArrayObject *)object)) return 0;
     if (!PyArray_Check(object) && take_buffer(argument, object, 0)) return 0;
     PyObject *array = PyObject_CallFunction(core.as_float32, "Os", object, name);
     if (!array) return -1;
-    const int taken = PyArray_Check(array) && take_array(argument, (PyArrayObject *)array);
+    const int taken = take_array(argument, (PyArrayObject *)array);
+    if (!taken) refuse_dimensions((PyArrayObject *)array, name, columns);
     Py_DECREF(array);
-    if (taken) return 0;
-    PyErr_Format(core.shape_error, "%s must have one dimension, or two for a batch", name);
-    return -1;
+    return taken ? 0 : -1;
 }
 
 int float_argument_row(struct float_argument *argument, PyObject *object, const char *name,
                        uint64_t columns)
 {
-    if (float_argument_read(argument, object, name) < 0) return -1;
+    if (float_argument_read(argument, object, name, columns) < 0) return -1;
     if (argument->rows == -1 && (uint64_t)argument->columns == columns) return 0;
     if (argument->rows == -1) {
         PyErr_Format(core.shape_error, "%s has shape (%zd,), expected (%llu,)", name,
@@ -122,9 +134,27 @@ int number_argument(PyObject *object, const char *name, double *value)
 {
     *value = PyFloat_AsDouble(object);
     if (*value != -1.0 || !PyErr_Occurred()) return 0;
+    if (PyErr_ExceptionMatches(PyExc_OverflowError))
+        PyErr_Format(core.out_of_range_error, "%s is too large for a number of 64 bits", name);
     if (PyErr_ExceptionMatches(PyExc_TypeError))
         PyErr_Format(core.dtype_error, "%s must be a number, got %.200s", name,
                      Py_TYPE(object)->tp_name);
+    return -1;
+}
+
+int unsigned_argument(PyObject *object, const char *name, uint64_t *value)
+{
+    PyObject *integer = PyNumber_Index(object); /* numpy's integers are meant too */
+    *value = integer ? PyLong_AsUnsignedLongLong(integer) : UINT64_MAX;
+    Py_XDECREF(integer);
+    if (*value != UINT64_MAX || !PyErr_Occurred()) return 0;
+    if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
+        PyErr_Format(core.out_of_range_error, "%s is %R, expected an integer from 0 to 2**64 - 1",
+                     name, object);
+    } else if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Format(core.dtype_error, "%s must be an integer, got %.200s", name,
+                     Py_TYPE(object)->tp_name);
+    }
     return -1;
 }
 

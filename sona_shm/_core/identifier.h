@@ -11,11 +11,26 @@
 #define IDENTIFIER_SEQUENCE_MASK ((UINT64_C(1) << IDENTIFIER_SEQUENCE_BITS) - 1)
 #define IDENTIFIER_GENERATION_MASK ((UINT64_C(1) << IDENTIFIER_GENERATION_BITS) - 1)
 
+/* Of every lane of an engine. */
+static inline uint64_t identifier_first_generation(uint64_t creation_id)
+{
+    return creation_id % IDENTIFIER_GENERATION_MASK + 1;
+}
+
 static inline uint64_t identifier_base(uint64_t lane, uint64_t generation)
 {
     /* Never 0, so that no id is 0: an empty slot has that. */
     const uint64_t tag = generation % IDENTIFIER_GENERATION_MASK + 1;
     return (lane << IDENTIFIER_GENERATION_BITS | tag) << IDENTIFIER_SEQUENCE_BITS;
+}
+
+/* Whether an owner from the first generation to the current one may have made this id. */
+static inline int identifier_is_of(uint64_t id, uint64_t first, uint64_t current)
+{
+    const uint64_t tag = id >> IDENTIFIER_SEQUENCE_BITS & IDENTIFIER_GENERATION_MASK;
+    const uint64_t ahead = (tag + IDENTIFIER_GENERATION_MASK - 1 -
+                            first % IDENTIFIER_GENERATION_MASK) % IDENTIFIER_GENERATION_MASK;
+    return tag != 0 && ahead <= current - first;
 }
 
 static inline uint64_t identifier_lane(uint64_t id)

@@ -103,11 +103,7 @@ uint8_t *producer_reserve(struct producer *p, uint64_t length)
     uint64_t padding = offset + length > size ? size - offset : 0;
     if (size - (p->head - p->tail) < padding + length) {
         producer_refresh_tail(p);
-        if (size - (p->head - p->tail) < padding + length) {
-            p->dropped += 1;
-            store_relaxed(&p->lane.header->dropped, p->dropped);
-            return NULL;
-        }
+        if (size - (p->head - p->tail) < padding + length) return NULL;
     }
     if (padding) {
         struct record_header *pad = (struct record_header *)(p->lane.ring + offset);
@@ -118,6 +114,12 @@ uint8_t *producer_reserve(struct producer *p, uint64_t length)
         offset = 0;
     }
     return p->lane.ring + offset;
+}
+
+void producer_drop(struct producer *p)
+{
+    p->dropped += 1;
+    store_relaxed(&p->lane.header->dropped, p->dropped);
 }
 
 void producer_commit(struct producer *p, uint64_t length, enum record_kind kind)

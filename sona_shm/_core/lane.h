@@ -31,8 +31,11 @@ struct producer {
 /* Takes the lane over where its former owner left it; call with the lane's lock byte held. */
 void producer_claim(struct producer *producer, const struct lane *lane);
 
-/* Room for a record of `length` bytes, or NULL: the lane is full, and the drop is counted. */
+/* Room for a record of `length` bytes, or NULL: the lane is full. */
 uint8_t *producer_reserve(struct producer *producer, uint64_t length);
+
+/* Counts a record that found the lane full. */
+void producer_drop(struct producer *producer);
 
 /* Makes the record just written at producer_reserve's address visible. */
 void producer_commit(struct producer *producer, uint64_t length, enum record_kind kind);

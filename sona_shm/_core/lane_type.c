@@ -136,15 +136,19 @@ static PyObject *lane_feedback(Lane *self, PyObject *const *args, Py_ssize_t cou
         return NULL;
     }
     if (!lane_open(self)) return NULL;
-    const unsigned long long id = PyLong_AsUnsignedLongLong(args[0]);
-    if (id == ULLONG_MAX && PyErr_Occurred()) {
+    uint64_t id;
+    if (unsigned_argument(args[0], "id", &id) < 0) {
         /* A negative or huge integer is no decision of ours; the learner counts it as unknown. */
-        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return NULL;
+        if (!PyErr_ExceptionMatches(core.out_of_range_error)) return NULL;
         PyErr_Clear();
+        id = UINT64_MAX;
     }
     if (quality_argument(args[1], &quality) < 0) return NULL;
     uint8_t *at = producer_reserve(&self->producer, sizeof(struct record_header));
-    if (!at) return PyLong_FromLong(PUT_FULL);
+    if (!at) {
+        producer_drop(&self->producer);
+        return PyLong_FromLong(PUT_FULL);
+    }
     const struct record_header record = {
         .length = sizeof record,
         .kind = RECORD_FEEDBACK,
@@ -165,7 +169,7 @@ static PyObject *lane_decide(Lane *self, PyObject *x)
     struct decider *d = &self->decider;
     if (!lane_open(self)) return NULL;
     if (d->geometry.routes == 0) {
-        PyErr_SetString(PyExc_ValueError, "this engine has no routes; create it with "
+        PyErr_SetString(core.config_error, "this engine has no routes; create it with "
                                           "SonaConfig(routes=[Route(name, cost), ...])");
         return NULL;
     }

@@ -165,7 +165,7 @@ static PyObject *policy_function_probabilities(PyObject *module, PyObject *args)
         return NULL;
     policy_function *policy = policy_named(name);
     if (!policy) return PyErr_Format(PyExc_ValueError, "no policy '%s'", name);
-    if (float_argument_read(&score, scores, "scores") < 0) return NULL;
+    if (float_argument_read(&score, scores, "scores", 0) < 0) return NULL;
     PyObject *result = NULL;
     double *probability = NULL;
     if (score.rows != -1 || score.columns < 1) {

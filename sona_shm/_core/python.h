@@ -30,8 +30,10 @@ struct float_argument {
     Py_buffer buffer; /* buffer.obj is NULL if none is held */
 };
 int arguments_initialise(void);
-int float_argument_read(struct float_argument *argument, PyObject *object, const char *name);
-/* As read, of `columns` finite values in one dimension; *rows may be NULL. */
+/* One dimension or two; `columns`, where not 0, is only for the message about any other. */
+int float_argument_read(struct float_argument *argument, PyObject *object, const char *name,
+                        uint64_t columns);
+/* One dimension of `columns` values. */
 int float_argument_row(struct float_argument *argument, PyObject *object, const char *name,
                        uint64_t columns);
 int float_argument_write(struct float_argument *argument, PyObject *object, const char *name);
@@ -40,6 +42,8 @@ PyObject *new_float_array(Py_ssize_t rows, Py_ssize_t columns, float **data);
 
 /* A number as double; raises TypeError naming it. */
 int number_argument(PyObject *object, const char *name, double *value);
+/* An integer from 0 to 2**64 - 1, of Python or numpy. */
+int unsigned_argument(PyObject *object, const char *name, uint64_t *value);
 /* A finite quality in [0, 1]. */
 int quality_argument(PyObject *object, double *quality);
 

@@ -79,27 +79,28 @@ static PyObject *disturbed(void)
 
 /* ---- apply ---- */
 
+/* "(384,)" or "(2, 384)" */
+static PyObject *shape_of(const struct float_argument *array)
+{
+    return array->rows < 0 ? PyUnicode_FromFormat("(%zd,)", array->columns)
+                           : PyUnicode_FromFormat("(%zd, %zd)", array->rows, array->columns);
+}
+
 static int shapes_match(const Reader *self, const struct float_argument *x,
                         const struct float_argument *out)
 {
     const Py_ssize_t n = (Py_ssize_t)self->geometry.hidden_dim;
-    if (x->columns != n) {
-        PyErr_Format(core.shape_error,
-                     x->rows < 0 ? "x has shape (%zd,), expected (%zd,) or (rows, %zd)"
-                                 : "x has %zd columns, expected (%zd,) or (rows, %zd)",
-                     x->columns, n, n);
-        return 0;
+    if (x->columns == n && (!out || (out->columns == n && out->rows == x->rows))) return 1;
+    PyObject *given = shape_of(x->columns == n ? out : x), *expected = shape_of(x);
+    if (given && expected && x->columns != n) {
+        PyErr_Format(core.shape_error, "x has shape %U, expected (%zd,) or (rows, %zd)", given, n,
+                     n);
+    } else if (given && expected) {
+        PyErr_Format(core.shape_error, "out has shape %U, expected that of x, %U", given, expected);
     }
-    if (out && (out->columns != n || out->rows != x->rows)) {
-        if (x->rows < 0) {
-            PyErr_Format(core.shape_error, "out does not have the shape of x, which is (%zd,)", n);
-        } else {
-            PyErr_Format(core.shape_error, "out does not have the shape of x, which is (%zd, %zd)",
-                         x->rows, n);
-        }
-        return 0;
-    }
-    return 1;
+    Py_XDECREF(given);
+    Py_XDECREF(expected);
+    return 0;
 }
 
 /* out may be x or overlap it: then x is copied first, so that a repeated read sees it unchanged. */
@@ -176,17 +177,25 @@ PyDoc_STRVAR(apply_doc,
 static PyObject *reader_apply(Reader *self, PyObject *const *args, Py_ssize_t count,
                               PyObject *keywords)
 {
+    static const char *const names[] = {"x", "out"};
+    PyObject *values[2] = {NULL, NULL};
     const Py_ssize_t named = keywords ? PyTuple_GET_SIZE(keywords) : 0;
-    const int named_out =
-        named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(keywords, 0), "out") == 0;
-    if (count < 1 || count > 2 || named > 1 || (named && (!named_out || count == 2))) {
+    int known = count <= 2;
+    for (Py_ssize_t i = 0; known && i < count; i++) values[i] = args[i];
+    for (Py_ssize_t i = 0; known && i < named; i++) {
+        PyObject *keyword = PyTuple_GET_ITEM(keywords, i);
+        const int which = PyUnicode_CompareWithASCIIString(keyword, names[1]) == 0;
+        known = !values[which] && PyUnicode_CompareWithASCIIString(keyword, names[which]) == 0;
+        values[which] = args[count + i];
+    }
+    if (!known || !values[0]) {
         PyErr_SetString(PyExc_TypeError, "apply() takes x and optionally out");
         return NULL;
     }
     if (!reader_open(self)) return NULL;
     struct float_argument x;
-    if (float_argument_read(&x, args[0], "x") < 0) return NULL;
-    PyObject *result = apply_into(self, &x, count + named == 2 ? args[1] : Py_None);
+    if (float_argument_read(&x, values[0], "x", self->geometry.hidden_dim) < 0) return NULL;
+    PyObject *result = apply_into(self, &x, values[1] ? values[1] : Py_None);
     float_argument_release(&x);
     return result;
 }
@@ -220,8 +229,8 @@ static PyMethodDef reader_methods[] = {
     {"apply", (PyCFunction)(void (*)(void))reader_apply, METH_FASTCALL | METH_KEYWORDS, apply_doc},
     {"_snapshot", (PyCFunction)reader_snapshot, METH_NOARGS, snapshot_doc},
     {"_version", (PyCFunction)reader_version, METH_NOARGS, version_doc},
-    {"release", (PyCFunction)reader_release, METH_NOARGS,
-     PyDoc_STR("release($self, /)\n--\n\nLet the weights segment go.")},
+    {"_release", (PyCFunction)reader_release, METH_NOARGS,
+     PyDoc_STR("_release($self, /)\n--\n\nLet the weights segment go.")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -138,11 +138,9 @@ static void release_trajectory(struct trajectory_argument *t)
 static int read_unsigned(PyObject *number, const char *name, uint64_t *value)
 {
     if (!number) return -1;
-    *value = PyLong_AsUnsignedLongLong(number);
+    const int status = unsigned_argument(number, name, value);
     Py_DECREF(number);
-    if (*value != UINT64_MAX || !PyErr_Occurred()) return 0;
-    PyErr_Format(core.dtype_error, "%s must be an integer from 0 to 2**64 - 1", name);
-    return -1;
+    return status;
 }
 
 static int is_empty(PyObject *object)
@@ -158,7 +156,7 @@ static int read_attention(PyObject *object, struct step_argument *step)
     int status = 0;
     step->has_attention = 0;
     if (!is_empty(attention)) {
-        status = float_argument_read(&step->attention, attention, "attention_weights");
+        status = float_argument_read(&step->attention, attention, "attention_weights", 0);
         step->has_attention = status == 0;
         if (step->has_attention && step->attention.rows != -1) {
             PyErr_SetString(core.shape_error, "attention_weights must have one dimension");
@@ -190,6 +188,11 @@ static int read_step(PyObject *object, struct step_argument *step, uint64_t hidd
     Py_DECREF(reward);
     if (!is_number || !isfinite((float)step->reward)) return -1;
     if (read_unsigned(step_field(object, STEP_IDX), "step_idx", &index) < 0) return -1;
+    if (index > UINT32_MAX) {
+        PyErr_Format(core.out_of_range_error, "step_idx is %llu, expected at most 2**32 - 1",
+                     (unsigned long long)index);
+        return -1;
+    }
     step->index = (uint32_t)index;
 
     PyObject *activations = step_field(object, ACTIVATIONS);
@@ -207,7 +210,10 @@ static int read_steps(PyObject *object, struct trajectory_argument *t, uint64_t 
 {
     PyObject *steps = trajectory_field(object, STEPS);
     if (!steps) return -1;
-    PyObject *sequence = PySequence_Fast(steps, "steps must be a sequence of TrajectoryStep");
+    PyObject *sequence = PySequence_Fast(steps, "");
+    if (!sequence && PyErr_ExceptionMatches(PyExc_TypeError))
+        PyErr_Format(core.dtype_error, "steps must be a sequence of TrajectoryStep, got %.200s",
+                     Py_TYPE(steps)->tp_name);
     Py_DECREF(steps);
     if (!sequence) return -1;
     t->step_count = PySequence_Fast_GET_SIZE(sequence);
@@ -306,6 +312,19 @@ static int not_finite(const char *name)
     return -1;
 }
 
+static int check_finite(const struct trajectory_argument *t, uint64_t hidden_dim)
+{
+    if (!all_finite(t->embedding.data, hidden_dim)) return not_finite("the embedding");
+    for (Py_ssize_t i = 0; i < t->step_count; i++) {
+        const struct step_argument *step = &t->steps[i];
+        if (!all_finite(step->activations.data, hidden_dim)) return not_finite("activations");
+        if (step->has_attention &&
+            !all_finite(step->attention.data, (size_t)step->attention.columns))
+            return not_finite("attention_weights");
+    }
+    return 0;
+}
+
 /* Fills the reserved room; on an error nothing of it ever becomes visible. */
 static int write_trajectory(uint8_t *at, const struct trajectory_argument *t, uint64_t length,
                             uint64_t hidden_dim)
@@ -361,7 +380,12 @@ static int put_trajectory(struct producer *producer, const struct trajectory_arg
         return -1;
     }
     uint8_t *at = producer_reserve(producer, length);
-    if (!at) return 0;
+    if (!at) {
+        /* Bad input is an error also where there is no room for it. */
+        if (check_finite(t, hidden_dim) < 0) return -1;
+        producer_drop(producer);
+        return 0;
+    }
     if (write_trajectory(at, t, length, hidden_dim) < 0) return -1;
     producer_commit(producer, length, RECORD_TRAJECTORY);
     return 1;

@@ -160,7 +160,7 @@ static int reference_rule(struct learner *l, const float *x, struct step_cursor 
         if (norm > 0.0f) add_scaled(l->gradient, 1.0f / norm - 1.0f, l->gradient, n);
         gradient = l->gradient;
     }
-    if (!isfinite(squared_norm(gradient, n))) return 0;
+    if (!isfinite(squared_norm(gradient, n)) || !isfinite(squared_norm(x, n))) return 0;
     add_scaled(learner_floats(l, l->geometry.reference_sum), quality, gradient, n);
     if (++learner_header(l)->reference_pending >= l->options.flush_threshold)
         learner_apply_reference(l);
@@ -212,6 +212,15 @@ enum lesson learn_trajectory(struct learner *l, const struct record_header *reco
     return LESSON_LEARNED;
 }
 
+static int is_of_this_engine(const struct learner *l, uint64_t lane_index, uint64_t id)
+{
+    const struct lane_owner *owners =
+        (const struct lane_owner *)((const uint8_t *)l->control + l->geometry.owners_offset);
+    const uint64_t current = load_relaxed(&owners[lane_index].generation);
+    const uint64_t first = identifier_first_generation(l->control->identity.creation_id);
+    return current >= first && identifier_is_of(id, first, current);
+}
+
 /* Copies the decision that `id` names, or counts why there is none. */
 static int find_decision(struct learner *l, uint64_t id, uint32_t *route, struct used_mark **mark)
 {
@@ -229,8 +238,9 @@ static int find_decision(struct learner *l, uint64_t id, uint32_t *route, struct
     racing_copy(l->embedding, slot + 1, g->hidden_dim * sizeof(float));
     atomic_thread_fence(memory_order_acquire);
     if (before != id || load_relaxed(&slot->id) != id) {
-        const int overwritten = sequence < load_relaxed(&lane->header->decisions);
-        learner_count(l, overwritten ? COUNTER_feedback_expired : COUNTER_feedback_unknown, 1);
+        const int was_made = sequence < load_relaxed(&lane->header->decisions) &&
+                             is_of_this_engine(l, lane_index, id);
+        learner_count(l, was_made ? COUNTER_feedback_expired : COUNTER_feedback_unknown, 1);
         return 0;
     }
     *mark = &lane->marks[sequence % lane->slot_count];

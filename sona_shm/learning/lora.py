@@ -11,6 +11,7 @@ from sona_shm import _core
 from sona_shm.errors import NonFiniteError, ShapeError
 from sona_shm.trajectory import LearningSignal
 
+MAX_RANK: Final = 64
 GOLDEN_RATIO_CONJUGATE: Final = 0.618033988749895
 
 
@@ -63,6 +64,11 @@ class MicroLoRA:
     """
 
     def __init__(self, hidden_dim: int, rank: int = 1) -> None:
+        if not 1 <= rank <= MAX_RANK or hidden_dim < 1:
+            raise ShapeError(
+                f"hidden_dim is {hidden_dim} and rank {rank}, expected hidden_dim of at least 1 "
+                f"and rank from 1 to {MAX_RANK}"
+            )
         self.a = initial_down_projection(rank, hidden_dim)
         self.b = np.zeros_like(self.a)
         self._working: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None

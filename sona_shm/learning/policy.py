@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sona_shm import _core
 from sona_shm.config import SonaConfig
+from sona_shm.errors import NonFiniteError, OutOfRangeError
 
 
 def policy_parameters(config: SonaConfig) -> tuple[float, float]:
@@ -42,6 +43,10 @@ def route_probabilities(config: SonaConfig, scores: ArrayLike, learned: int) -> 
     numpy.ndarray of float64, shape (routes,)
         Positive, with sum 1.
 
+    Raises
+    ------
+    NonFiniteError, OutOfRangeError
+
     References
     ----------
     Foster & Rakhlin (2020), Beyond UCB, arXiv:2002.04926 (``squarecb``).
@@ -52,5 +57,9 @@ def route_probabilities(config: SonaConfig, scores: ArrayLike, learned: int) -> 
     >>> route_probabilities(config, [0.1, 0.9], learned=10)
     array([0.25, 0.75])
     """
+    if learned < 0:
+        raise OutOfRangeError(f"learned is {learned}, expected a number of outcomes, 0 or more")
+    if not np.all(np.isfinite(np.asarray(scores, np.float64))):
+        raise NonFiniteError(f"scores is {scores!r}, expected finite numbers")
     parameters = policy_parameters(config)
     return np.array(_core.policy_probabilities(config.policy, scores, learned, parameters))

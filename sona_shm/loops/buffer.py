@@ -106,7 +106,7 @@ class TrajectoryBuffer:
         ...     loop.buffer().drain()
         []
         """
-        return require_learner(self._drain).drain_trajectories()
+        return require_learner(self._memory, self._drain).drain_trajectories()
 
     def drain_n(self, n: int) -> list[QueryTrajectory]:
         """Take out at most n.
@@ -118,4 +118,4 @@ class TrajectoryBuffer:
         ...     loop.buffer().drain_n(3)
         []
         """
-        return require_learner(self._drain).drain_trajectories(n)
+        return require_learner(self._memory, self._drain).drain_trajectories(n)

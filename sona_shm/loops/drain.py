@@ -55,23 +55,22 @@ class DrainLoop:
         self._interval = NEVER if interval is None else interval / 1000.0
         self._oldest = NEVER  # monotonic time of the oldest unpublished record
         self._lock = threading.Lock()
-        control = memory.control
-        control.store(OFFSETS["control_header.learner_pid"], os.getpid())
-        control.store(OFFSETS["control_header.learner_since_ns"], time.time_ns())
-        control.add(OFFSETS["control_header.learner_terms"], 1)
         try:
-            self._core = memory.hold(
-                _core.Learner(
-                    memory.buffer("control"),
-                    memory.buffer("ring"),
-                    memory.buffer("weights"),
-                    memory.geometry,
-                    config.micro_lora_lr,
-                    config.head_lr,
-                    config.flush_threshold,
-                    config.update_rule == "reference",
-                )
+            self._core = _core.Learner(
+                memory.buffer("control"),
+                memory.buffer("ring"),
+                memory.buffer("weights"),
+                memory.geometry,
+                config.micro_lora_lr,
+                config.head_lr,
+                config.flush_threshold,
+                config.update_rule == "reference",
             )
+            memory.at_close(self._core.release)
+            control = memory.control
+            control.store(OFFSETS["control_header.learner_pid"], os.getpid())
+            control.store(OFFSETS["control_header.learner_since_ns"], time.time_ns())
+            control.add(OFFSETS["control_header.learner_terms"], 1)
         except BaseException:
             memory.release_lease()
             raise
@@ -144,12 +143,13 @@ class DrainLoop:
     def close(self) -> None:
         """Release the lease.  What was learned and not published is learned again from there."""
         with self._lock:
-            self._memory.drop(self._core)
+            self._core.release()
             self._memory.release_lease()
 
 
-def require_learner(drain: DrainLoop | None) -> DrainLoop:
+def require_learner(memory: EngineMemory, drain: DrainLoop | None) -> DrainLoop:
     """The drain loop of this process, or the error that says why there is none."""
+    memory.require_open()
     if drain is None:
         raise NotTheLearner(
             "draining belongs to the learner; this process is a worker. Create the engine with "

@@ -45,6 +45,13 @@ def config_of(memory: EngineMemory) -> SonaConfig:
     return SonaConfig.from_mapping(msgpack.unpackb(memory.config))
 
 
+def _lane_seed(seed: int | None, index: int, claims: int) -> int:
+    """Reproducible from a configured seed, yet another stream for each lane and each owner."""
+    if seed is None:
+        return secrets.randbits(63)
+    return (seed + index * 0x9E3779B97F4A7C15 + claims * 0xD1B54A32D192ED03) % 2**64
+
+
 def _remove_private(memory: EngineMemory) -> None:
     memory.close()
     destroy_memory(memory.names.engine)
@@ -87,7 +94,7 @@ class InstantLoop:
         self._claiming = threading.Lock()
         self._drain: DrainLoop | None = None
         self._reader = _core.Reader(memory.buffer("weights"), memory.geometry)
-        memory.hold(self._reader)
+        memory.at_close(self._reader._release)
         self._remover: weakref.finalize[[EngineMemory], InstantLoop] | None = None
         fork.register(self)
 
@@ -96,7 +103,7 @@ class InstantLoop:
         self._remover = weakref.finalize(self, _remove_private, memory)
 
     @classmethod
-    def over(cls, memory: EngineMemory, config: SonaConfig) -> InstantLoop:
+    def _over(cls, memory: EngineMemory, config: SonaConfig) -> InstantLoop:
         """The loop of an engine whose memory is mapped already; used by `Engine`."""
         loop = cls.__new__(cls)
         loop._bind(memory, config)
@@ -119,35 +126,28 @@ class InstantLoop:
 
     # ---- recording ----
 
-    @property
-    def lane(self) -> _core.Lane:
-        """The lane of this process, claimed at first use and anew after fork."""
-        return self._lane or self._claim()
-
     def _claim(self) -> _core.Lane:
+        """The lane of this process, at first use and anew after fork."""
         with self._claiming:
             if self._lane is not None:
                 return self._lane
             memory, config = self._memory, self._config
             index = memory.claim_lane()
             generation = int(memory.owner(index)["generation"])
-            seed = secrets.randbits(63) if config.seed is None else config.seed
             self._lane_index = index
-            self._lane = memory.hold(
-                _core.Lane(
-                    memory.buffer("control"),
-                    memory.buffer("ring"),
-                    memory.buffer("weights"),
-                    memory.geometry,
-                    index,
-                    generation,
-                    # Lanes of one seed must not make the same choices.
-                    (seed + index * 0x9E3779B97F4A7C15) % 2**64,
-                    config.policy,
-                    policy_parameters(config),
-                    {route.name: i for i, route in enumerate(config.routes)},
-                )
+            self._lane = _core.Lane(
+                memory.buffer("control"),
+                memory.buffer("ring"),
+                memory.buffer("weights"),
+                memory.geometry,
+                index,
+                generation,
+                _lane_seed(config.seed, index, generation - memory.first_generation),
+                config.policy,
+                policy_parameters(config),
+                {route.name: i for i, route in enumerate(config.routes)},
             )
+            memory.at_close(self._lane.release)
             return self._lane
 
     def next_id(self) -> int:
@@ -191,9 +191,9 @@ class InstantLoop:
         status = (self._lane or self._claim()).record(trajectory)
         if status == _DONE and self._drain is None:
             return True
-        return self.put(status)
+        return self._put(status)
 
-    def put(self, status: int) -> bool:
+    def _put(self, status: int) -> bool:
         """What follows a record: wake the learner, or be it."""
         if self._drain is not None:
             self._drain.step()
@@ -268,7 +268,7 @@ class InstantLoop:
         ...     [t.id for t in loop.drain_trajectories()], loop.pending_count()
         ([9], 0)
         """
-        return require_learner(self._drain).drain_trajectories()
+        return require_learner(self._memory, self._drain).drain_trajectories()
 
     def drain_trajectories_n(self, n: int) -> list[QueryTrajectory]:
         """Take out at most n learned trajectories.
@@ -279,7 +279,7 @@ class InstantLoop:
         ...     loop.drain_trajectories_n(5)
         []
         """
-        return require_learner(self._drain).drain_trajectories(n)
+        return require_learner(self._memory, self._drain).drain_trajectories(n)
 
     # ---- looking ----
 
@@ -343,7 +343,7 @@ class InstantLoop:
 
     # ---- end ----
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """In a forked child: be a worker without a lane yet."""
         self._lane = None
         self._drain = None
@@ -365,7 +365,7 @@ class InstantLoop:
             self._drain.close()
             self._drain = None
         if self._lane is not None:
-            self._memory.drop(self._lane)
+            self._lane.release()
             self._memory.release_lane(self._lane_index)
             self._lane = None
 

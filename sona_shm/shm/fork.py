@@ -15,7 +15,7 @@ from typing import Protocol
 class ForkAware(Protocol):
     """Something that holds process-local halves."""
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Drop what belongs to the parent; runs in the child, single-threaded."""
 
 
@@ -23,13 +23,13 @@ _registered: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
 def register(holder: ForkAware) -> None:
-    """Call ``holder.after_fork()`` in every future child."""
+    """Call ``holder._after_fork()`` in every future child."""
     _registered.add(holder)
 
 
 def _in_child() -> None:
     for holder in list(_registered):
-        holder.after_fork()
+        holder._after_fork()
 
 
 os.register_at_fork(after_in_child=_in_child)

@@ -5,7 +5,7 @@ it: it falls free when the last process that has this descriptor closes it or di
 and it works across pid namespaces.  Hence no heartbeat, no timeout, no pid taken for an identity.
 
 Each lock has a descriptor of its own, close-on-exec.  After fork the child has it too, and must
-close it (never unlock it, which would release the parent's): `after_fork` hooks do.
+close it (never unlock it, which would release the parent's); see fork.py.
 
 ======================  =========================================================
 byte                    who holds it

@@ -8,9 +8,10 @@ import threading
 import time
 import weakref
 import zlib
+from collections.abc import Callable
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 import posix_ipc
 
@@ -39,18 +40,10 @@ DEFAULT_TIMEOUT: Final = 5.0
 IDENTITY: Final = struct.Struct("<5Q")
 READY: Final = OFFSETS["control_header.ready"]
 _POLL_SECONDS: Final = 0.001
-_H = TypeVar("_H", bound="_Holder")
 
 
 class Unready(Exception):
     """The name is there, but not (yet) an engine."""
-
-
-class _Holder(Protocol):
-    """An object of the C core that holds segments."""
-
-    def release(self) -> None:
-        """Let the segments go."""
 
 
 class EngineMemory:
@@ -65,8 +58,10 @@ class EngineMemory:
         self._held: dict[int, int] = {}  # lock byte -> descriptor
         self._claiming = threading.Lock()
         self._segments: dict[str, SharedMemory] = {}
-        self._holders: list[_Holder] = []
-        self._finalizer = weakref.finalize(self, _let_go, self._held, self._holders, self._segments)
+        self._at_close: list[Callable[[], object]] = []
+        self._finalizer = weakref.finalize(
+            self, _let_go, self._held, self._at_close, self._segments
+        )
         try:
             self._map()
         except BaseException:
@@ -76,7 +71,8 @@ class EngineMemory:
 
     def _map(self) -> None:
         control = self._attach("control", self.names.control)
-        self.control = self.hold(_core.Words(segment_bytes(control)))
+        self.control = _core.Words(segment_bytes(control))
+        self.at_close(self.control.release)
         check_identity(control, "control", None)
         if not self.control.load(READY):
             raise Unready
@@ -94,11 +90,13 @@ class EngineMemory:
                     f"the {kind} segment of {self.names.engine!r} has {segment.size} bytes, its "
                     f"configuration needs {self.sizes[f'{kind}_bytes']}; destroy and create it"
                 )
-        self.lanes = self.hold(_core.Words(segment_bytes(ring)))
+        self.lanes = _core.Words(segment_bytes(ring))
+        self.at_close(self.lanes.release)
         try:
-            self.bell = self.hold(Bell(self.names))
+            self.bell = Bell(self.names)
         except posix_ipc.ExistentialError:
             raise Unready from None
+        self.at_close(self.bell.release)
 
     def _attach(self, kind: str, name: str) -> SharedMemory:
         try:
@@ -147,15 +145,19 @@ class EngineMemory:
         except KeyError:
             raise EngineClosed("the engine is closed; attach to it again") from None
 
-    def hold(self, holder: _H) -> _H:
-        """Note an object that maps these segments, so that `close` can make it let go first."""
-        self._holders.append(holder)
-        return holder
+    def at_close(self, release: Callable[[], object]) -> None:
+        """Have an object that maps these segments let go before they are closed."""
+        self._at_close.append(release)
 
-    def drop(self, holder: _Holder) -> None:
-        """Release one such object before the end."""
-        holder.release()
-        self._holders.remove(holder)
+    @property
+    def is_open(self) -> bool:
+        """Whether `close` was not called yet."""
+        return bool(self._finalizer.alive)
+
+    def require_open(self) -> None:
+        """Raise EngineClosed after `close`."""
+        if not self.is_open:
+            raise EngineClosed("the engine is closed; attach to it again")
 
     @property
     def is_destroyed(self) -> bool:
@@ -166,6 +168,7 @@ class EngineMemory:
 
     def _open_control(self) -> int:
         """A new descriptor of the very segment that is mapped here."""
+        self.require_open()
         try:
             descriptor = open_descriptor(self.names.control)
         except posix_ipc.ExistentialError:
@@ -244,12 +247,12 @@ class EngineMemory:
         finally:
             os.close(descriptor)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Close the parent's locks; the descriptors are shared, so nothing is unlocked."""
         for descriptor in self._held.values():
             os.close(descriptor)
         self._held.clear()
-        self._holders.clear()
+        self._at_close.clear()
         self._claiming = threading.Lock()
 
     # ---- words ----
@@ -266,14 +269,18 @@ class EngineMemory:
     def _write_owner(self, index: int) -> None:
         start = self._owner_offset(index)
         generation = self.control.load(start + OFFSETS["lane_owner.generation"])
-        # The first generation is random, so that ids of a former engine are foreign here.
-        following = generation + 1 if generation else self.creation_id % 8191 + 1
+        following = generation + 1 if generation else self.first_generation
         self.control.store(start + OFFSETS["lane_owner.generation"], following)
         self.control.store(start + OFFSETS["lane_owner.pid"], os.getpid())
         self.control.store(start + OFFSETS["lane_owner.since_ns"], time.time_ns())
         label = process_label().encode()[: _core.LABEL_BYTES].ljust(_core.LABEL_BYTES, b"\0")
         at = start + OFFSETS["lane_owner.label"]
         self.buffer("control")[at : at + _core.LABEL_BYTES] = label
+
+    @property
+    def first_generation(self) -> int:
+        """Of every lane: random, so that ids of another engine are foreign here."""
+        return self.creation_id % 8191 + 1
 
     def owner(self, index: int) -> dict[str, int | str]:
         """Who last claimed a lane, for people to read."""
@@ -295,15 +302,15 @@ class EngineMemory:
 
 
 def _let_go(
-    held: dict[int, int], holders: list[_Holder], segments: dict[str, SharedMemory]
+    held: dict[int, int], at_close: list[Callable[[], object]], segments: dict[str, SharedMemory]
 ) -> None:
     """Locks, then what maps the segments, then the segments: also at exit and when collected."""
     for descriptor in held.values():
         os.close(descriptor)
     held.clear()
-    for holder in holders:
-        holder.release()
-    holders.clear()
+    for release in at_close:
+        release()
+    at_close.clear()
     for segment in segments.values():
         segment.close()
     segments.clear()
