@@ -16,7 +16,7 @@ CAVEATS = """\
 Peers hand over bytes and throw them away; the consumer of sona_shm is the learner, which also \
 learns from each record and publishes weights. Equal figures are not equal work.
 Peers block when there is no room; sona_shm refuses the record, and the producer tries again after \
-yielding the processor. So a peer's put cost contains its waiting, ours does not.
+sleeping for 0.1 ms. So a peer's put cost contains its waiting, ours does not.
 multiprocessing.Queue and pyzmq return from a put before the work is done: a thread does it later \
 on the same processor, so their put cost is not their cost.
 No message is built or parsed inside the clock, so a program that pickles objects pays more.

@@ -25,23 +25,31 @@ static int copy_adapter(const struct cell *cell, const struct geometry *g, float
     return 0;
 }
 
-int cell_apply(const struct cell *cell, const struct geometry *g, const float *x, float *out,
-               size_t rows, float *scratch)
+static enum apply_status apply_one(const struct cell *cell, const struct geometry *g,
+                                   const float *x, float *out)
+{
+    for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
+        uint64_t version;
+        const uint8_t *block = cell_read(cell, &version);
+        const int finite = adapter_forward(floats(block, g->micro_a), floats(block, g->micro_b),
+                                           g->rank, g->hidden_dim, x, out);
+        if (cell_undisturbed(cell, version)) return finite ? APPLY_DONE : APPLY_NOT_FINITE;
+    }
+    return APPLY_DISTURBED;
+}
+
+enum apply_status cell_apply(const struct cell *cell, const struct geometry *g, const float *x,
+                             float *out, size_t rows, float *scratch)
 {
     const size_t n = g->hidden_dim, rank = g->rank;
-    if (rows == 1) {
-        for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
-            uint64_t version;
-            const uint8_t *block = cell_read(cell, &version);
-            adapter_forward(floats(block, g->micro_a), floats(block, g->micro_b), rank, n, x, out);
-            if (cell_undisturbed(cell, version)) return 1;
-        }
-        return 0;
+    if (rows == 1) return apply_one(cell, g, x, out);
+    if (!all_finite(x, rows * n)) return APPLY_NOT_FINITE; /* before any row is written */
+    if (!copy_adapter(cell, g, scratch)) return APPLY_DISTURBED;
+    for (size_t row = 0; row < rows; row++) {
+        if (!adapter_forward(scratch, scratch + rank * n, rank, n, x + row * n, out + row * n))
+            return APPLY_NOT_FINITE;
     }
-    if (!copy_adapter(cell, g, scratch)) return 0;
-    for (size_t row = 0; row < rows; row++)
-        adapter_forward(scratch, scratch + rank * n, rank, n, x + row * n, out + row * n);
-    return 1;
+    return APPLY_DONE;
 }
 
 int cell_copy(const struct cell *cell, const struct geometry *g, uint8_t *block)
@@ -60,8 +68,10 @@ static int score(struct decider *d, uint64_t *version, uint64_t *learned)
     const struct geometry *g = &d->geometry;
     for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
         const uint8_t *block = cell_read(&d->cell, version);
-        adapter_forward(floats(block, g->micro_a), floats(block, g->micro_b), g->rank,
-                        g->hidden_dim, d->embedding, d->adapted);
+        /* The embedding is finite; one too large to be adapted is scored as it is. */
+        if (!adapter_forward(floats(block, g->micro_a), floats(block, g->micro_b), g->rank,
+                             g->hidden_dim, d->embedding, d->adapted))
+            memcpy(d->adapted, d->embedding, g->hidden_dim * sizeof(float));
         score_routes(floats(block, g->heads), floats(block, g->head_bias), floats(block, g->price),
                      g->routes, g->hidden_dim, d->adapted, d->score);
         *learned = ((const struct snapshot_header *)block)->counters[COUNTER_outcomes_learned];

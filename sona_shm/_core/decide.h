@@ -11,9 +11,11 @@
  * during one read. */
 #define READ_ATTEMPTS 10000
 
+enum apply_status { APPLY_DONE, APPLY_NOT_FINITE, APPLY_DISTURBED };
+
 /* Adapts `rows` embeddings with one version of the weights.  `scratch` holds 2·rank·hidden_dim
- * floats and is used for more than one row.  x and out do not overlap.  Returns 0 if disturbed READ_ATTEMPTS times. */
-int cell_apply(const struct cell *cell, const struct geometry *g, const float *x, float *out,
+ * floats and is used for more than one row.  x and out do not overlap. */
+enum apply_status cell_apply(const struct cell *cell, const struct geometry *g, const float *x, float *out,
                size_t rows, float *scratch);
 
 /* A copy of the whole published block of one version; 0 if disturbed READ_ATTEMPTS times. */

@@ -28,11 +28,21 @@ INLINE float project_down_squared(const float *a, size_t rank, size_t n, const f
     return dot(x, x, n);
 }
 
-INLINE void forward(const float *a, const float *b, size_t rank, size_t n, const float *x,
-                    float *out, float *c)
+/* NaN and infinity survive every product and sum, so that what is projected down tells for free
+ * whether all of x is finite. */
+INLINE int projection_is_finite(const float *c, size_t rank)
+{
+    float sum = 0.0f;
+    for (size_t r = 0; r < rank; r++) sum += c[r];
+    return isfinite(sum);
+}
+
+INLINE int forward(const float *a, const float *b, size_t rank, size_t n, const float *x,
+                   float *out, float *c)
 {
     const float scale = 1.0f / sqrtf((float)rank);
     project_down(a, rank, n, x, c);
+    if (!projection_is_finite(c, rank)) return 0;
     if (rank == 2) {
         const float c0 = scale * c[0], c1 = scale * c[1];
         vector u, v, w;
@@ -43,17 +53,18 @@ INLINE void forward(const float *a, const float *b, size_t rank, size_t n, const
             vector_store(out + i, &u);
         }
         for (; i < n; i++) out[i] = x[i] + (c0 * b[i] + c1 * b[n + i]);
-        return;
+        return 1;
     }
     if (out != x) memmove(out, x, n * sizeof *x);
     for (size_t r = 0; r < rank; r++) axpy(out, scale * c[r], b + r * n, n);
+    return 1;
 }
 
-WIDE void adapter_forward(const float *a, const float *b, size_t rank, size_t n, const float *x,
-                          float *out)
+WIDE int adapter_forward(const float *a, const float *b, size_t rank, size_t n, const float *x,
+                         float *out)
 {
     float c[MAX_RANK];
-    forward(a, b, rank, n, x, out, c);
+    return forward(a, b, rank, n, x, out, c);
 }
 
 WIDE void score_routes(const float *heads, const float *bias, const float *price, size_t routes,
@@ -131,7 +142,7 @@ INLINE void adagrad_step(float *w, float *squared, const float *h, size_t n, flo
 WIDE int learn_outcome(const struct linear_expert *e, const float *x, float target, float *h)
 {
     float ax[MAX_RANK], bw[MAX_RANK];
-    forward(e->a, e->b, e->rank, e->n, x, h, ax);
+    if (!forward(e->a, e->b, e->rank, e->n, x, h, ax)) return 0;
     const float x_squared = dot(x, x, e->n);
     const float error = target - (dot(e->head, h, e->n) + *e->bias);
     if (!isfinite(error) || !isfinite(x_squared)) return 0;

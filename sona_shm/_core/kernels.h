@@ -5,8 +5,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* h = x + s·(x Aᵀ) B, with A and B of shape (rank, n) and s = 1/√rank.  out may be x. */
-void adapter_forward(const float *a, const float *b, size_t rank, size_t n, const float *x,
+/* h = x + s·(x Aᵀ) B, with A and B of shape (rank, n) and s = 1/√rank.  out may be x.
+ * Returns 0, with nothing written, if a value of x is not finite or too large for its products. */
+int adapter_forward(const float *a, const float *b, size_t rank, size_t n, const float *x,
                      float *out);
 
 /* score[k] = heads[k]·h + bias[k] - price[k] */

@@ -122,8 +122,11 @@ static PyObject *forward_function(PyObject *module, PyObject *const *args, Py_ss
     if (count != 3) return PyErr_SetString(PyExc_TypeError, "adapter_forward(a, b, x)"), NULL;
     if (read_adapter(&m, args) < 0) return NULL;
     PyObject *result = new_float_array(-1, m.a.columns, &out);
-    if (result)
-        adapter_forward(m.a.data, m.b.data, (size_t)m.a.rows, (size_t)m.a.columns, m.x.data, out);
+    if (result && !adapter_forward(m.a.data, m.b.data, (size_t)m.a.rows, (size_t)m.a.columns,
+                                   m.x.data, out)) {
+        PyErr_SetString(core.non_finite_error, "x holds NaN or infinity, expected finite numbers");
+        Py_CLEAR(result);
+    }
     release_adapter(&m);
     return result;
 }
@@ -229,7 +232,8 @@ static int import_objects(void)
     Py_DECREF(errors);
     Py_DECREF(arrays);
     Py_DECREF(trajectory);
-    return record_initialise();
+    core.out = PyUnicode_InternFromString("out");
+    return core.out ? record_initialise() : -1;
 failed:
     Py_XDECREF(errors);
     Py_XDECREF(arrays);

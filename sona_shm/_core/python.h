@@ -13,6 +13,7 @@ struct core_objects {
     PyObject *corrupt_segment, *dtype_error, *out_of_range_error;
     PyObject *config_error;
     PyObject *as_float32; /* coerces what is no contiguous float32 array, or raises */
+    PyObject *out;        /* the interned keyword */
     PyObject *pack_extra; /* the strings of a trajectory as bytes */
     PyTypeObject *query_trajectory, *trajectory_step;
 };

@@ -1,6 +1,5 @@
 /* Reader: what any attached process may do with the published weights.  Base class of Engine. */
 #include "decide.h"
-#include "kernels.h"
 #include "python.h"
 
 typedef struct {
@@ -110,20 +109,20 @@ static int apply_arrays(Reader *self, const struct float_argument *x, float *out
     const size_t count = rows * self->geometry.hidden_dim;
     const float *from = x->data;
     float *copy = NULL;
-    if (!all_finite(from, count)) {
-        PyErr_SetString(core.non_finite_error, "x holds NaN or infinity, expected finite numbers");
-        return -1;
-    }
     if (out < from + count && from < out + count) {
         copy = PyMem_Malloc(count * sizeof(float));
         if (!copy) return PyErr_NoMemory(), -1;
         from = memcpy(copy, from, count * sizeof(float));
     }
-    const int undisturbed =
+    const enum apply_status status =
         cell_apply(&self->cell, &self->geometry, from, out, rows, self->scratch);
     PyMem_Free(copy);
-    if (!undisturbed) disturbed();
-    return undisturbed ? 0 : -1;
+    if (status == APPLY_DISTURBED) disturbed();
+    if (status == APPLY_NOT_FINITE)
+        PyErr_SetString(core.non_finite_error,
+                        "x holds NaN or infinity, or numbers too large to adapt; expected finite "
+                        "numbers, best of about unit length");
+    return status == APPLY_DONE ? 0 : -1;
 }
 
 static PyObject *apply_into(Reader *self, struct float_argument *x, PyObject *out_object)
@@ -162,7 +161,7 @@ PyDoc_STRVAR(apply_doc,
 "    The adapted embeddings.\n\n"
 "Raises\n------\n"
 "ShapeError\n    If the last dimension is not hidden_dim, or out has another shape.\n"
-"NonFiniteError\n    If x holds NaN or infinity.\n"
+"NonFiniteError\n    If x holds NaN, infinity, or numbers whose products are infinite.\n"
 "TypeError\n    If x cannot be converted to float32, or out is not writable float32.\n"
 "EngineClosed\n    After close().\n\n"
 "Examples\n--------\n"
@@ -174,6 +173,11 @@ PyDoc_STRVAR(apply_doc,
 "References\n----------\n"
 "Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685.\n");
 
+static int is_keyword(PyObject *keyword, const char *name)
+{
+    return PyUnicode_CompareWithASCIIString(keyword, name) == 0;
+}
+
 static PyObject *reader_apply(Reader *self, PyObject *const *args, Py_ssize_t count,
                               PyObject *keywords)
 {
@@ -184,8 +188,9 @@ static PyObject *reader_apply(Reader *self, PyObject *const *args, Py_ssize_t co
     for (Py_ssize_t i = 0; known && i < count; i++) values[i] = args[i];
     for (Py_ssize_t i = 0; known && i < named; i++) {
         PyObject *keyword = PyTuple_GET_ITEM(keywords, i);
-        const int which = PyUnicode_CompareWithASCIIString(keyword, names[1]) == 0;
-        known = !values[which] && PyUnicode_CompareWithASCIIString(keyword, names[which]) == 0;
+        /* Keywords of a call are interned: the usual one is found without comparing letters. */
+        const int which = keyword == core.out || is_keyword(keyword, names[1]);
+        known = !values[which] && (keyword == core.out || is_keyword(keyword, names[which]));
         values[which] = args[count + i];
     }
     if (!known || !values[0]) {

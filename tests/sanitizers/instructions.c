@@ -1,0 +1,271 @@
+/* SIGKILL at every instruction: a child is single-stepped through one operation, killed after k
+ * steps, and its successor must find everything in order; for every k (learner: every STRIDE-th).
+ *
+ *   instructions producer    a record is put: the next owner's counts are what is visible
+ *   instructions learner     records are drained and published: a successor ends with the same
+ *                            block, every record learned exactly once
+ *
+ * Status 0: all good, 77: ptrace is not permitted here, 1: a check failed, and says where. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "identifier.h"
+#include "learner.h"
+
+#define STRIDE 13
+#define NOT_PERMITTED 77
+#define CHECK(condition)                                                                           \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "line %d, step %ld: %s\n", __LINE__, step, #condition);                \
+            exit(1);                                                                               \
+        }                                                                                          \
+    } while (0)
+
+static long step;
+static struct geometry geometry = {.hidden_dim = 8,
+                                   .rank = 1,
+                                   .routes = 1,
+                                   .max_workers = 1,
+                                   .pending_decisions = 4,
+                                   .lane_bytes = PAGE};
+static uint8_t *shared; /* control, ring, weights */
+static struct control_header *control;
+static uint8_t *ring, *weights;
+static struct lane lane;
+static struct producer producer;
+
+static void map_segments(void)
+{
+    CHECK(geometry_complete(&geometry) == NULL);
+    const uint64_t bytes = geometry.control_bytes + geometry.ring_bytes + geometry.weights_bytes;
+    shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(shared != MAP_FAILED);
+    control = (struct control_header *)shared;
+    ring = shared + geometry.control_bytes;
+    weights = ring + geometry.ring_bytes;
+    lane = lane_at(ring, &geometry, 0);
+}
+
+static void reset(void)
+{
+    memset(shared, 0, geometry.control_bytes + geometry.ring_bytes + geometry.weights_bytes);
+    struct snapshot_header *block = (struct snapshot_header *)(weights + geometry.buffers_offset);
+    float *a = (float *)((uint8_t *)block + geometry.micro_a);
+    for (int i = 0; i < 8; i++) a[i] = 0.1f * (float)(i + 1);
+    block->quality = block->step_reward = (struct running_mean){0.5, 1.0};
+    producer_claim(&producer, &lane);
+}
+
+/* ---- what a worker does ---- */
+
+static int put(enum record_kind kind, uint64_t id, float value)
+{
+    const int trajectory = kind == RECORD_TRAJECTORY;
+    const uint64_t length = CACHE_LINE * (trajectory ? 2 : 1);
+    uint8_t *at = producer_reserve(&producer, length);
+    if (!at) return 0;
+    const struct record_header record = {.length = (uint32_t)length,
+                                         .kind = kind,
+                                         .id = id,
+                                         .quality = value,
+                                         .route = trajectory ? 0 : NO_ROUTE,
+                                         .hidden_dim = trajectory ? 8 : 0};
+    memcpy(at, &record, sizeof record);
+    float *x = (float *)(at + sizeof record);
+    for (int i = 0; trajectory && i < 8; i++) x[i] = value * (float)i;
+    producer_commit(&producer, length, kind);
+    return 1;
+}
+
+static uint64_t remember_decision(uint64_t number)
+{
+    struct decision_slot *slot = decision_begin(&producer);
+    float *x = (float *)(slot + 1);
+    for (int i = 0; i < 8; i++) x[i] = 0.2f * (float)(number + 1);
+    slot->route = 0;
+    const uint64_t id = identifier_base(0, 1) | number;
+    decision_commit(&producer, slot, id);
+    return id;
+}
+
+static uint64_t visible_records(uint64_t from)
+{
+    struct lane_progress at = {.position = from};
+    struct record_header record;
+    const uint8_t *body;
+    uint64_t head, count = 0;
+    CHECK(lane_head(&lane, from, &head));
+    for (;; count++) {
+        const enum lane_state state = lane_next(&lane, &at, head, &record, &body);
+        if (state == LANE_EMPTY) return count;
+        CHECK(state == LANE_RECORD);
+        at.position += record.length;
+    }
+}
+
+/* ---- single steps ---- */
+
+/* Runs `body` in a child and kills it after `step` instructions; 0 if it had ended before. */
+static int kill_after_steps(void (*body)(void))
+{
+    int status;
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0) _exit(NOT_PERMITTED);
+        raise(SIGSTOP);
+        body();
+        _exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child);
+    if (WIFEXITED(status)) exit(NOT_PERMITTED);
+    for (long i = 0; i < step; i++) {
+        if (ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) < 0) exit(NOT_PERMITTED);
+        CHECK(waitpid(child, &status, 0) == child);
+        if (WIFEXITED(status)) return 0;
+        CHECK(WIFSTOPPED(status));
+    }
+    kill(child, SIGKILL);
+    CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status));
+    return 1;
+}
+
+/* ---- producer ---- */
+
+static enum record_kind kind_put;
+
+static void put_one(void) { put(kind_put, 9, 0.5f); }
+
+static long step_through_put(int before, enum record_kind before_kind)
+{
+    for (step = 0;; step++) {
+        reset();
+        for (int i = 0; i < before; i++) CHECK(put(before_kind, 1, 0.5f));
+        /* What is learned so far is out of the way, so that the ring can wrap. */
+        const uint64_t learned = before > 10 ? producer.head : 0;
+        store_release(&lane.header->tail, learned);
+        const uint64_t base = learned ? (uint64_t)before : 0;
+        const int killed = kill_after_steps(put_one);
+        const uint64_t visible = base + visible_records(learned);
+        producer_claim(&producer, &lane);
+        CHECK(visible == (uint64_t)before || visible == (uint64_t)before + 1);
+        CHECK(producer.trajectories + producer.feedbacks == visible);
+        CHECK(load_relaxed(&lane.header->trajectories) == producer.trajectories);
+        CHECK(put(RECORD_FEEDBACK, 2, 0.5f)); /* and the successor goes on */
+        CHECK(base + visible_records(learned) == visible + 1);
+        producer_claim(&producer, &lane); /* an orderly end leaves nothing to correct */
+        CHECK(producer.trajectories + producer.feedbacks == visible + 1);
+        if (!killed) return step;
+    }
+}
+
+static void producer_mode(void)
+{
+    const enum record_kind kinds[] = {RECORD_TRAJECTORY, RECORD_FEEDBACK};
+    long steps = 0;
+    for (int i = 0; i < 2; i++) {
+        kind_put = kinds[i];
+        for (int k = 0; k < 2; k++) {
+            steps += step_through_put(0, kinds[k]);
+            steps += step_through_put(3, kinds[k]);
+            /* 63 lines of 64 are used: a trajectory needs padding before the wrap */
+            if (kinds[k] == RECORD_FEEDBACK) steps += step_through_put(63, kinds[k]);
+        }
+    }
+    printf("producer: %ld steps\n", steps);
+}
+
+/* ---- learner ---- */
+
+static struct learner learner;
+static struct lane_release released;
+static uint8_t *expected;
+
+static void load_learner(void)
+{
+    const struct learner fresh = {.geometry = geometry,
+                                  .options = {0.1f, 0.2f, 4, 0},
+                                  .control = control,
+                                  .cell = cell_at(weights, &geometry),
+                                  .lanes = &lane,
+                                  .released = &released,
+                                  .work = learner.work,
+                                  .embedding = learner.embedding,
+                                  .adapted = learner.adapted,
+                                  .gradient = learner.gradient};
+    learner = fresh;
+    memset(&released, 0, sizeof released);
+    CHECK(learner_load(&learner));
+}
+
+static void learn_all(void)
+{
+    while (learner_drain(&learner, 3)) learner_publish(&learner, 1);
+}
+
+static void record_all(void)
+{
+    for (uint64_t i = 0; i < 3; i++) {
+        const uint64_t id = remember_decision(i);
+        CHECK(put(RECORD_TRAJECTORY, i, 0.3f + 0.2f * (float)i));
+        CHECK(put(RECORD_FEEDBACK, id, 0.9f));
+        if (i == 1) CHECK(put(RECORD_FEEDBACK, id, 0.1f)); /* a duplicate */
+    }
+}
+
+/* The block without what tells how often it was published. */
+static void comparable(uint8_t *block)
+{
+    struct snapshot_header *header = (struct snapshot_header *)block;
+    header->version = 0;
+    header->counters[COUNTER_flushes_performed] = 0;
+}
+
+static void learner_mode(void)
+{
+    learner.work = aligned_alloc(CACHE_LINE, geometry.snapshot_bytes);
+    learner.embedding = aligned_alloc(CACHE_LINE, 3 * CACHE_LINE);
+    expected = malloc(geometry.snapshot_bytes);
+    CHECK(learner.work && learner.embedding && expected);
+    learner.adapted = learner.embedding + 8;
+    learner.gradient = learner.embedding + 16;
+    reset();
+    record_all();
+    load_learner();
+    learn_all();
+    memcpy(expected, learner.work, geometry.snapshot_bytes);
+    comparable(expected);
+    const uint64_t *counters = ((struct snapshot_header *)expected)->counters;
+    CHECK(counters[COUNTER_signals_accumulated] == 6 && counters[COUNTER_feedback_duplicate] == 1);
+    const uint64_t tail = load_relaxed(&lane.header->tail);
+    int killed = 1;
+    for (step = 0; killed; step += STRIDE) {
+        reset();
+        record_all();
+        load_learner();
+        killed = kill_after_steps(learn_all);
+        CHECK(load_relaxed(&lane.header->tail) <= tail);
+        load_learner();
+        learn_all();
+        comparable(learner.work);
+        CHECK(memcmp(learner.work, expected, geometry.snapshot_bytes) == 0);
+    }
+    printf("learner: %ld steps\n", step);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 2) return 2;
+    map_segments();
+    if (strcmp(argv[1], "producer") == 0) producer_mode();
+    else learner_mode();
+    return 0;
+}
