@@ -3,7 +3,23 @@
 
 #include <string.h>
 
+/* intent: the head that is about to be stored (a multiple of 64), and in its free low bits the
+ * kind of the record and the last four bits of the count that goes with it. */
 #define INTENT_KIND_MASK UINT64_C(3)
+#define INTENT_COUNT_SHIFT 2
+#define INTENT_COUNT_MASK UINT64_C(15)
+
+static uint64_t intent_of(uint64_t head, enum record_kind kind, uint64_t count)
+{
+    return head | (count & INTENT_COUNT_MASK) << INTENT_COUNT_SHIFT | (uint64_t)kind;
+}
+
+static void take_back(uint64_t *count, uint64_t intent, enum record_kind kind)
+{
+    if ((intent & INTENT_KIND_MASK) != (uint64_t)kind) return;
+    if ((intent >> INTENT_COUNT_SHIFT & INTENT_COUNT_MASK) == (*count & INTENT_COUNT_MASK))
+        *count -= 1;
+}
 
 struct lane lane_at(uint8_t *ring_segment, const struct geometry *g, uint64_t index)
 {
@@ -62,12 +78,12 @@ void producer_claim(struct producer *p, const struct lane *lane)
     p->epoch = load_relaxed(&h->epoch);
     p->tail = load_acquire(&h->tail);
 
-    /* The former owner counts a record before it publishes it; one that died in between left
-     * a count without a record, which `intent` names. */
-    uint64_t intent = load_relaxed(&h->intent);
-    if ((intent & ~INTENT_KIND_MASK) != p->head) {
-        if ((intent & INTENT_KIND_MASK) == RECORD_TRAJECTORY) p->trajectories -= 1;
-        if ((intent & INTENT_KIND_MASK) == RECORD_FEEDBACK) p->feedbacks -= 1;
+    /* The former owner announces a record, counts it, then publishes it.  Where it died before
+     * the last of the three, `intent` tells which count to look at, and whether it had grown. */
+    const uint64_t intent = load_relaxed(&h->intent);
+    if (intent - intent % CACHE_LINE != p->head) {
+        take_back(&p->trajectories, intent, RECORD_TRAJECTORY);
+        take_back(&p->feedbacks, intent, RECORD_FEEDBACK);
     }
     store_relaxed(&h->intent, p->head);
     store_relaxed(&h->trajectories, p->trajectories);
@@ -125,13 +141,14 @@ void producer_drop(struct producer *p)
 void producer_commit(struct producer *p, uint64_t length, enum record_kind kind)
 {
     struct lane_header *h = p->lane.header;
+    const int trajectory = kind == RECORD_TRAJECTORY;
+    uint64_t *count = trajectory ? &p->trajectories : &p->feedbacks;
     p->head += length;
-    store_relaxed(&h->intent, p->head | (uint64_t)kind);
-    if (kind == RECORD_TRAJECTORY) {
-        store_relaxed(&h->trajectories, ++p->trajectories);
-    } else {
-        store_relaxed(&h->feedbacks, ++p->feedbacks);
-    }
+    *count += 1;
+    /* The compiler must not exchange these two: the next owner reads them after a death. */
+    store_relaxed(&h->intent, intent_of(p->head, kind, *count));
+    atomic_signal_fence(memory_order_seq_cst);
+    store_relaxed(trajectory ? &h->trajectories : &h->feedbacks, *count);
     store_release(&h->head, p->head);
 }
 

@@ -108,8 +108,8 @@ _Static_assert(sizeof(struct lane_owner) == CACHE_LINE, "one line");
  * word                 written by   read by            order and reason
  * -------------------- ------------ ------------------ ------------------------------------------
  * head                 producer     learner, monitor   release/acquire: the record is complete
- * intent               producer     next owner         relaxed, before head: which count the
- *                                                      store of head makes true (head | kind)
+ * intent               producer     next owner         relaxed, before its count, before head:
+ *                                                      which count the store of head makes true
  * trajectories,        producer     monitor, next      relaxed: counts, exact with `intent`
  *   feedbacks, dropped              owner
  * decisions            producer     monitor, next      release: the slot is complete

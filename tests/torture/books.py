@@ -82,12 +82,12 @@ def check_lanes_free(engine: sona.Engine, report: Report) -> None:
     engine.instant.release()
     others = [sona.Engine.attach(engine.name) for _ in range(engine.config.max_workers)]
     try:
-        claimed = {other.instant.lane and other.instant._lane_index for other in others}
+        claimed = {other.instant._claim() and other.instant._lane_index for other in others}
         report.check(
             claimed == set(range(engine.config.max_workers)), f"only lanes {claimed} are free"
         )
         try:
-            report.check(engine.instant.lane is None, "a lane was claimed twice")
+            report.check(engine.instant._claim() is None, "a lane was claimed twice")
         except sona.NoFreeLaneError:
             pass
     except sona.NoFreeLaneError as error:

@@ -50,7 +50,7 @@ def work(name: str, table: Table, row: int, seed: int) -> None:
     made = trajectories(rng)
     embeddings = rng.standard_normal((64, HIDDEN), np.float32)
     engine = sona.Engine.attach(name)
-    engine.instant.lane  # noqa: B018  # claims
+    engine.instant._claim()
     index = engine.instant._lane_index
     decided = engine._memory.lane_words(index, "decisions")["decisions"]
     cells["lane"][0] = index + 1
