@@ -367,7 +367,17 @@ def unpack_trajectory(
     for step in steps:
         trajectory.add_step(TrajectoryStep(*step))
     if extra:
-        trajectory.model_route, trajectory.context_ids, layers = msgpack.unpackb(extra)
-        for recorded, layer in zip(trajectory.steps, layers, strict=True):
-            recorded.layer_name = layer
+        _unpack_extra(trajectory, extra)
     return trajectory
+
+
+def _unpack_extra(trajectory: QueryTrajectory, extra: bytes) -> None:
+    """Set the strings; bytes that a stray write has spoiled leave the trajectory without them."""
+    try:
+        route, contexts, layers = msgpack.unpackb(extra)
+        named = list(zip(trajectory.steps, layers, strict=True))
+    except (ValueError, TypeError):
+        return
+    trajectory.model_route, trajectory.context_ids = route, contexts
+    for step, layer in named:
+        step.layer_name = layer

@@ -97,12 +97,17 @@ def test_forked_children_end_without_complaint(name: str, learner: str) -> None:
         assert engine.stats().recorded == 3
 
 
+def record_five(engine: sona.Engine) -> None:
+    for _ in range(5):
+        assert engine.record(trajectory())
+
+
 def test_fork_while_a_thread_learns(name: str) -> None:
     with sona.Engine.create(name, SMALL, learner="thread") as engine:
         for _ in range(20):
             for _ in range(20):
                 assert engine.record(trajectory())
-            child = Child(lambda: [engine.record(trajectory()) for _ in range(5)] and None)
+            child = Child(record_five, engine)
             assert child.join() == 0
         assert engine.flush(PATIENCE)
         assert engine.instant.metrics.trajectories_processed == 20 * 25
@@ -202,7 +207,12 @@ def test_every_start_method(name: str, method: str) -> None:
     context = multiprocessing.get_context(method)
     with sona.Engine.create(name, SMALL, learner="inline") as engine:
         pairs = [context.Pipe() for _ in range(2)]
-        workers = [context.Process(target=work_in_child, args=(name, there)) for _, there in pairs]
+        workers = [
+            context.Process(  # type: ignore[attr-defined]
+                target=work_in_child, args=(name, there)
+            )
+            for _, there in pairs
+        ]
         for worker in workers:
             worker.start()
         answers = []

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -65,8 +65,7 @@ def test_a_standby_takes_over_when_the_holder_is_killed(name: str) -> None:
             assert engine.record(trajectory())
             assert engine.flush(PATIENCE)
             assert engine.instant.metrics.trajectories_processed == recorded
-            holder.kill()
-            holder.wait(PATIENCE)
+            end(holder)
             started.remove(holder)
         assert memory.control.load(terms) == 3
         assert wait_until(lambda: not engine.stats().learner_alive, PATIENCE)
@@ -212,10 +211,11 @@ def test_a_sleeping_learner_is_woken_by_a_record(name: str) -> None:
 def test_a_sleeping_learner_is_woken_by_feedback_and_by_flush(name: str) -> None:
     with sona.Engine.create(name, SMALL) as engine, Learner(name) as learner:
         control = engine._memory.control
-        for ask in (
+        requests: tuple[Callable[[], bool], ...] = (
             lambda: engine.feedback(engine.route([0.5] * 8).id, 0.5),
             lambda: engine.flush(timeout=0.0),
-        ):
+        )
+        for ask in requests:
             while learner.step():
                 pass
             sleeper = threading.Thread(target=learner.wait, args=(10 * PATIENCE,))

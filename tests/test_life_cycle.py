@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import posix_ipc
@@ -56,12 +57,10 @@ def test_races_leave_nothing_behind(name: str, rng: np.random.Generator) -> None
     assert int(table.column("good").sum()) >= 200
     assert int(table.column("exists").sum()) > 0
     assert int(table.column("absent").sum()) > 0
-    try:
+    with suppress(sona.EngineNotFound):
         sona.Engine.destroy(name)
-    except sona.EngineNotFound:
-        pass
     assert leftovers(name) == []
-    assert [entry for entry in os.listdir("/dev/shm") if name in entry] == []
+    assert list(Path("/dev/shm").glob(f"*{name}*")) == []
 
 
 # ---- creators that die ----
@@ -163,13 +162,13 @@ def test_attach_meets_a_creator_at_work(name: str) -> None:
     """A creator that is stopped in the middle is still a creator, not a dead one."""
     creator = start(
         """
-        from sona_shm.shm import memory
-        build = memory._build
+        from sona_shm.shm import life_cycle
+        build = life_cycle._build
         def slowly(*arguments):
             say("begun")
             hear()
             build(*arguments)
-        memory._build = slowly
+        life_cycle._build = slowly
         engine = sona.Engine.create(name, sona.SonaConfig(hidden_dim=8))
         say("made")
         hear()
@@ -201,7 +200,7 @@ def test_a_taken_name(name: str) -> None:
             with pytest.raises(sona.EngineExists, match="1 workers and a learner use it"):
                 sona.Engine.create(name, SMALL, replace=replace)
         assert engine.record(trajectory())
-    with pytest.raises(sona.EngineExists, match="nobody uses it.*replace=True"):
+    with pytest.raises(sona.EngineExists, match=r"nobody uses it.*replace=True"):
         sona.Engine.create(name, SMALL)
     with sona.Engine.attach(name) as engine:
         assert engine.stats().recorded == 2
@@ -210,17 +209,19 @@ def test_a_taken_name(name: str) -> None:
 
 
 def test_a_process_attached_to_a_replaced_engine_is_told(name: str) -> None:
-    with sona.Engine.create(name, SMALL) as old:
-        with sona.Engine.create(name, SMALL, replace=True) as new:  # old holds no lane yet
-            assert old._memory.is_destroyed
-            assert not new._memory.is_destroyed
-            with pytest.raises(sona.EngineNotFound, match="destroyed or replaced"):
-                old.record(trajectory())
-            with pytest.raises(sona.EngineNotFound, match="destroyed or replaced"):
-                old.route([0.5] * 8)
-            assert old.apply([1.0] * 8).tolist() == [1.0] * 8  # its memory is still there
-            assert new.record(trajectory())
-            assert new.stats().recorded == 1
+    with (
+        sona.Engine.create(name, SMALL) as old,  # holds no lane yet
+        sona.Engine.create(name, SMALL, replace=True) as new,
+    ):
+        assert old._memory.is_destroyed
+        assert not new._memory.is_destroyed
+        with pytest.raises(sona.EngineNotFound, match="destroyed or replaced"):
+            old.record(trajectory())
+        with pytest.raises(sona.EngineNotFound, match="destroyed or replaced"):
+            old.route([0.5] * 8)
+        assert old.apply([1.0] * 8).tolist() == [1.0] * 8  # its memory is still there
+        assert new.record(trajectory())
+        assert new.stats().recorded == 1
 
 
 def test_the_learner_of_a_destroyed_engine_ends(name: str) -> None:

@@ -1,4 +1,5 @@
-"""The C core under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer."""
+"""The C core under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, and its
+protocols single-stepped: what a SIGKILL at any instruction leaves."""
 
 from __future__ import annotations
 
@@ -100,7 +101,7 @@ def sanitizer_libraries(compiler: str) -> str:
     if "clang" in compiler:
         names = [f"libclang_rt.asan-{os.uname().machine}.so"]
     paths = [run([compiler, f"-print-file-name={name}"]).stdout.strip() for name in names]
-    missing = [path for path in paths if not os.path.isabs(path)]
+    missing = [path for path in paths if not Path(path).is_absolute()]
     if missing:
         pytest.skip(f"{compiler} does not know where {', '.join(missing)} is")
     return " ".join(paths)
@@ -177,10 +178,10 @@ def test_corruption_under_address_and_undefined_sanitizer(
 STRESS = ROOT / "tests" / "sanitizers" / "stress.c"
 
 
-def build_stress(compiler: str, folder: Path, *flags: str) -> str:
-    program = str(folder / "stress")
+def build(compiler: str, folder: Path, source: Path, *flags: str) -> str:
+    program = str(folder / source.stem)
     command = [compiler, "-std=gnu11", "-g", "-Wall", "-Wextra", "-Wno-psabi", *flags]
-    sources = [str(STRESS), *(str(CORE / name) for name in PURE)]
+    sources = [str(source), *(str(CORE / name) for name in PURE)]
     built = run(
         [*command, f"-I{CORE}", *sources, "-o", program, "-lm", "-lpthread"],
         timeout=COMPILE_SECONDS,
@@ -195,12 +196,12 @@ def thread_sanitized(compiler: str, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("threads")
     flags = ["-fsanitize=thread"] if "clang" in compiler else ["-fsanitize=thread", "-Wno-tsan"]
     require_sanitizer(compiler, flags, folder)
-    return build_stress(compiler, folder, "-O1", "-DSONA_SANITIZE", *flags)
+    return build(compiler, folder, STRESS, "-O1", "-DSONA_SANITIZE", *flags)
 
 
 @pytest.fixture(scope="module")
 def optimised(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return build_stress(compiler, tmp_path_factory.mktemp("optimised"), "-O3")
+    return build(compiler, tmp_path_factory.mktemp("optimised"), STRESS, "-O3")
 
 
 def stress(program: str, mode: str, rounds: int, rng: np.random.Generator) -> None:
@@ -224,3 +225,19 @@ def test_stress_under_thread_sanitizer(
 )
 def test_stress_optimised(optimised: str, rng: np.random.Generator, mode: str, rounds: int) -> None:
     stress(optimised, mode, rounds, rng)
+
+
+# ---- a successor after a kill at every instruction ----
+
+INSTRUCTIONS = ROOT / "tests" / "sanitizers" / "instructions.c"
+NOT_PERMITTED = 77
+
+
+@pytest.mark.parametrize("mode", ["producer", "learner"])
+def test_a_kill_at_every_instruction(compiler: str, tmp_path: Path, mode: str) -> None:
+    program = build(compiler, tmp_path, INSTRUCTIONS, "-O3", "-Wl,-z,now")
+    answer = run([program, mode], timeout=RUN_SECONDS)
+    if answer.returncode == NOT_PERMITTED:
+        pytest.skip("ptrace is not permitted here")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert int(answer.stdout.split()[1]) > 100

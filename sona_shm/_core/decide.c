@@ -102,11 +102,12 @@ uint64_t remember(const struct decider *d, struct producer *producer, uint64_t i
                   const struct choice *choice, uint64_t time_ns)
 {
     const uint64_t id = id_base | (producer->decisions & IDENTIFIER_SEQUENCE_MASK);
+    const struct decision decision = {.time_ns = time_ns,
+                                      .version = choice->version,
+                                      .route = choice->route,
+                                      .propensity = (float)choice->propensity};
     struct decision_slot *slot = decision_begin(producer);
-    slot->time_ns = time_ns;
-    slot->route = choice->route;
-    slot->propensity = (float)choice->propensity;
-    slot->version = choice->version;
+    racing_copy(&slot->decision, &decision, sizeof decision);
     racing_copy(slot + 1, d->embedding, d->geometry.hidden_dim * sizeof(float));
     decision_commit(producer, slot, id);
     return id;

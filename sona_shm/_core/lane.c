@@ -63,7 +63,7 @@ static void producer_restart(struct producer *p)
 static int producer_is_cut_off(const struct producer *p)
 {
     const struct lane_header *h = p->lane.header;
-    return load_relaxed(&h->quarantined) == p->epoch + 1 || load_relaxed(&h->epoch) != p->epoch;
+    return load_acquire(&h->quarantined) == p->epoch + 1 || load_relaxed(&h->epoch) != p->epoch;
 }
 
 void producer_claim(struct producer *p, const struct lane *lane)
@@ -177,7 +177,7 @@ int lane_head(const struct lane *lane, uint64_t position, uint64_t *head)
 
 void lane_quarantine(const struct lane *lane, const struct lane_progress *progress)
 {
-    store_relaxed(&lane->header->quarantined, progress->epoch + 1);
+    store_release(&lane->header->quarantined, progress->epoch + 1);
 }
 
 uint64_t lane_follow_epoch(const struct lane *lane, struct lane_progress *progress)

@@ -121,7 +121,8 @@ _Static_assert(sizeof(struct lane_owner) == CACHE_LINE, "one line");
  *                      claim                           lies before them is the retired row
  * tail                 learner      producer           release/acquire: the learner has finished
  *                                                      reading what the producer may overwrite
- * quarantined          learner      producer, monitor  relaxed: epoch + 1 of the refused epoch
+ * quarantined          learner      producer, monitor  release/acquire: epoch + 1 of the refused
+ *                                                      epoch, of which it reads nothing any more
  * released_, evicted_  learner      monitor            relaxed: counts
  *   trajectories
  *
@@ -194,13 +195,16 @@ _Static_assert(sizeof(struct step_header) == 16, "layout");
  * ----- ------------ --------- -------------------------------------------------------------
  * id    producer     learner   0 and a release fence before the slot is changed, the id with
  *                              release after; the reader checks it before and after its copy
- * rest  producer     learner   plain, intended race, checked by `id` */
-struct decision_slot {
-    shared_word id;
+ * rest  producer     learner   racing_copy: intended race, checked by `id` */
+struct decision {
     uint64_t time_ns;
+    uint64_t version; /* of the weights that decided */
     uint32_t route;
     float propensity;
-    uint64_t version; /* of the weights that decided */
+};
+struct decision_slot {
+    shared_word id;
+    struct decision decision;
     uint64_t unused[4];
 };
 _Static_assert(sizeof(struct decision_slot) == CACHE_LINE, "one line");

@@ -35,6 +35,7 @@ static void resume_release(struct learner *l)
                          progress->position - tail <= l->geometry.lane_bytes &&
                          trajectories <= progress->trajectories;
         released->tail = sane ? tail : progress->position;
+        released->published = progress->position;
         released->trajectories = sane ? trajectories : progress->trajectories;
         released->evicted = load_relaxed(&h->evicted_trajectories);
         released->dropped_seen = load_relaxed(&h->dropped);
@@ -52,6 +53,20 @@ int learner_load(struct learner *l)
     sweep_marks(l);
     resume_release(l);
     return 1;
+}
+
+/* ---- giving ring space back ---- */
+
+/* Never beyond what a published version has learned: the next learner may have to read it. */
+static void give_back(struct learner *l, uint64_t index)
+{
+    const struct lane_release *released = &l->released[index];
+    struct lane_header *h = l->lanes[index].header;
+    const uint64_t tail =
+        released->tail < released->published ? released->tail : released->published;
+    if (load_relaxed(&h->tail) != tail) store_release(&h->tail, tail);
+    store_relaxed(&h->released_trajectories, released->trajectories);
+    store_relaxed(&h->evicted_trajectories, released->evicted);
 }
 
 /* ---- draining ---- */
@@ -88,6 +103,20 @@ static void refuse_lane(struct learner *l, uint64_t index)
     released->trajectories = progress->trajectories;
 }
 
+/* Whatever was before the new epoch is given up. */
+static void follow_epoch(struct learner *l, uint64_t index)
+{
+    struct lane_progress *progress = &learner_progress(l)[index];
+    const uint64_t epoch = progress->epoch;
+    const uint64_t lost = lane_follow_epoch(&l->lanes[index], progress);
+    if (progress->epoch == epoch) return;
+    learner_count(l, COUNTER_records_lost, lost);
+    struct lane_release *released = &l->released[index];
+    released->tail = released->published = progress->position;
+    released->trajectories = progress->trajectories;
+    l->unpublished += 1; /* the new epoch has to be committed even if nothing else comes */
+}
+
 static int lane_is_quarantined(const struct lane *lane, const struct lane_progress *progress)
 {
     return load_relaxed(&lane->header->quarantined) == progress->epoch + 1;
@@ -97,14 +126,7 @@ static uint64_t drain_lane(struct learner *l, uint64_t index, uint64_t limit)
 {
     const struct lane *lane = &l->lanes[index];
     struct lane_progress *progress = &learner_progress(l)[index];
-    const uint64_t epoch = progress->epoch;
-    const uint64_t lost = lane_follow_epoch(lane, progress);
-    if (progress->epoch != epoch) {
-        learner_count(l, COUNTER_records_lost, lost);
-        l->released[index].tail = progress->position;
-        l->released[index].trajectories = progress->trajectories;
-        l->unpublished += 1; /* the new epoch has to be committed even if nothing else comes */
-    }
+    follow_epoch(l, index);
     if (lane_is_quarantined(lane, progress)) return 0;
     uint64_t head, consumed = 0;
     if (!lane_head(lane, progress->position, &head)) {
@@ -127,6 +149,9 @@ static uint64_t drain_lane(struct learner *l, uint64_t index, uint64_t limit)
         consumed += 1;
     }
     l->unpublished += consumed;
+    /* A lane at rest gets its words again, in case a stray write has changed them: a producer that
+     * finds its lane full would otherwise wait for a tail that never comes. */
+    if (consumed == 0) give_back(l, index);
     return consumed;
 }
 
@@ -152,7 +177,7 @@ uint64_t learner_drain_all(struct learner *l)
     return consumed;
 }
 
-/* ---- releasing ring space ---- */
+/* ---- what is kept, and what is not ---- */
 
 /* Steps over one learned record at the release tail; 0 if its header is not sane any more. */
 static int release_record(struct learner *l, uint64_t index, struct record_header *record,
@@ -175,10 +200,9 @@ static void release_lane(struct learner *l, uint64_t index)
 {
     const struct lane_progress *progress = &learner_progress(l)[index];
     struct lane_release *released = &l->released[index];
-    struct lane_header *h = l->lanes[index].header;
     /* Learned trajectories stay for drain_trajectories, in at most half of the lane, and only as
      * long as the worker loses nothing for it. */
-    const uint64_t dropped = load_relaxed(&h->dropped);
+    const uint64_t dropped = load_relaxed(&l->lanes[index].header->dropped);
     const uint64_t keep = dropped == released->dropped_seen ? l->geometry.lane_bytes / 2 : 0;
     released->dropped_seen = dropped;
     while (progress->position - released->tail > keep) {
@@ -189,9 +213,8 @@ static void release_lane(struct learner *l, uint64_t index)
         released->trajectories += 1;
         released->evicted += 1;
     }
-    store_relaxed(&h->released_trajectories, released->trajectories);
-    store_relaxed(&h->evicted_trajectories, released->evicted);
-    if (load_relaxed(&h->tail) != released->tail) store_release(&h->tail, released->tail);
+    released->published = progress->position;
+    give_back(l, index);
 }
 
 int learner_take(struct learner *l, struct record_header *record, const uint8_t **body,
@@ -210,12 +233,7 @@ int learner_take(struct learner *l, struct record_header *record, const uint8_t 
     return 0;
 }
 
-void learner_release_taken(struct learner *l, uint64_t lane)
-{
-    struct lane_header *h = l->lanes[lane].header;
-    store_relaxed(&h->released_trajectories, l->released[lane].trajectories);
-    store_release(&h->tail, l->released[lane].tail);
-}
+void learner_release_taken(struct learner *l, uint64_t lane) { give_back(l, lane); }
 
 /* ---- publishing ---- */
 

@@ -16,8 +16,10 @@ struct learner_options {
     int reference;
 };
 
-struct lane_release { /* what the learner has given back to the producer of one lane */
-    uint64_t tail, trajectories, evicted, dropped_seen;
+struct lane_release { /* what the learner gives back to the producer of one lane */
+    uint64_t tail;      /* what nobody needs any more, once it is published as learned */
+    uint64_t published; /* position in the published version */
+    uint64_t trajectories, evicted, dropped_seen;
 };
 
 struct learner {

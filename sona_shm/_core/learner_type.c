@@ -29,6 +29,13 @@ static PyObject *learner_release(Learner *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *learner_after_fork(Learner *self, PyObject *unused)
+{
+    (void)unused;
+    self->draining = 0; /* the thread that was draining is the parent's */
+    Py_RETURN_NONE;
+}
+
 static uint64_t line(uint64_t bytes) { return (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE; }
 
 static int allocate_memory(Learner *self)
@@ -222,6 +229,8 @@ static PyMethodDef learner_methods[] = {
      PyDoc_STR("may_sleep($self, /)\n--\n\nAnnounce sleep; False if there is work after all.")},
     {"wakes", (PyCFunction)learner_wakes_method, METH_NOARGS,
      PyDoc_STR("wakes($self, /)\n--\n\nTake the announcement back.")},
+    {"after_fork", (PyCFunction)learner_after_fork, METH_NOARGS,
+     PyDoc_STR("after_fork($self, /)\n--\n\nForget a thread that drains in the parent.")},
     {"release", (PyCFunction)learner_release, METH_NOARGS,
      PyDoc_STR("release($self, /)\n--\n\nLet the segments go.")},
     {NULL, NULL, 0, NULL},

@@ -9,6 +9,8 @@
 
 /* Baselines average over this many observations, then forget exponentially. */
 #define BASELINE_HORIZON 1000.0
+/* One reward counts at most this much in the baseline. */
+#define LARGEST_REWARD 1e3
 /* A bias sees every outcome of its route whole, a weight only its share of it. */
 #define BIAS_RATE 0.43f
 
@@ -22,6 +24,10 @@ static float clamp_unit(double value)
 {
     return (float)(value < -1.0 ? -1.0 : value > 1.0 ? 1.0 : value);
 }
+
+/* False for NaN, too.  The worker has checked it; what is read from shared memory is not trusted:
+ * one huge target would spoil the optimiser for good. */
+static int is_quality(float value) { return value >= 0.0f && value <= 1.0f; }
 
 /* ---- the linear expert ---- */
 
@@ -198,7 +204,7 @@ enum lesson learn_trajectory(struct learner *l, const struct record_header *reco
     int equal_rewards;
     enum lesson lesson = check_steps(cursor, record->extra_bytes, &mean_reward, &equal_rewards);
     if (lesson != LESSON_LEARNED) return lesson;
-    if (!isfinite(record->quality)) return LESSON_REJECTED;
+    if (!is_quality(record->quality)) return LESSON_REJECTED;
 
     const int learned = l->options.reference
                             ? reference_rule(l, x, cursor, record->quality,
@@ -207,7 +213,8 @@ enum lesson learn_trajectory(struct learner *l, const struct record_header *reco
     if (!learned) return LESSON_REJECTED;
     struct snapshot_header *header = learner_header(l);
     mean_update(&header->quality, record->quality);
-    if (record->steps) mean_update(&header->step_reward, mean_reward);
+    if (record->steps)
+        mean_update(&header->step_reward, fmin(fmax(mean_reward, -LARGEST_REWARD), LARGEST_REWARD));
     if (record->route < g->routes) learn_target(l, x, record->route, record->quality);
     return LESSON_LEARNED;
 }
@@ -234,7 +241,8 @@ static int find_decision(struct learner *l, uint64_t id, uint32_t *route, struct
     const uint64_t sequence = identifier_sequence(id);
     struct decision_slot *slot = lane_slot(lane, sequence);
     const uint64_t before = load_acquire(&slot->id);
-    *route = slot->route;
+    struct decision decision;
+    racing_copy(&decision, &slot->decision, sizeof decision);
     racing_copy(l->embedding, slot + 1, g->hidden_dim * sizeof(float));
     atomic_thread_fence(memory_order_acquire);
     if (before != id || load_relaxed(&slot->id) != id) {
@@ -243,6 +251,7 @@ static int find_decision(struct learner *l, uint64_t id, uint32_t *route, struct
         learner_count(l, was_made ? COUNTER_feedback_expired : COUNTER_feedback_unknown, 1);
         return 0;
     }
+    *route = decision.route;
     *mark = &lane->marks[sequence % lane->slot_count];
     if (load_relaxed(&(*mark)->id) == id) {
         learner_count(l, COUNTER_feedback_duplicate, 1);
@@ -256,7 +265,7 @@ enum lesson learn_feedback(struct learner *l, const struct record_header *record
     uint32_t route;
     struct used_mark *mark;
     if (!find_decision(l, record->id, &route, &mark)) return LESSON_REJECTED;
-    const int usable = route < l->geometry.routes && isfinite(record->quality);
+    const int usable = route < l->geometry.routes && is_quality(record->quality);
     if (!usable || learn_target(l, l->embedding, route, record->quality) != LESSON_LEARNED) {
         learner_count(l, COUNTER_nonfinite_skipped, 1);
         return LESSON_REJECTED;

@@ -19,6 +19,7 @@ from sona_shm import _core
 from sona_shm.config import SonaConfig
 from sona_shm.errors import NotTheLearner
 from sona_shm.learning.snapshot import Snapshot
+from sona_shm.shm import fork
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.memory import EngineMemory
 from sona_shm.trajectory import QueryTrajectory, unpack_trajectory
@@ -74,6 +75,7 @@ class DrainLoop:
         except BaseException:
             memory.release_lease()
             raise
+        fork.register(self)
 
     def step(self) -> int:
         """Learn at most one flush worth of records; returns how many were consumed."""
@@ -139,6 +141,11 @@ class DrainLoop:
                     break
                 taken.append(unpack_trajectory(decoded))
         return taken
+
+    def _after_fork(self) -> None:
+        """In a forked child: nobody drains here, and the lease is the parent's."""
+        self._core.after_fork()
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Release the lease.  What was learned and not published is learned again from there."""

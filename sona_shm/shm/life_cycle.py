@@ -61,7 +61,7 @@ def attach_memory(engine: str, timeout: float = DEFAULT_TIMEOUT) -> EngineMemory
                     "sona learner --create"
                 ) from None
         except Unready:
-            if not in_progress:
+            if _is_half_made(names):
                 raise EngineNotReady(
                     f"the engine {engine!r} is half-made: its creator died before it was ready; "
                     "create it again, which replaces it, or destroy it"
@@ -72,6 +72,22 @@ def attach_memory(engine: str, timeout: float = DEFAULT_TIMEOUT) -> EngineMemory
                     "still at work; wait longer"
                 ) from None
         time.sleep(_POLL_SECONDS)
+
+
+def _is_half_made(names: Names) -> bool:
+    """Whether nobody is at work on it and it is not ready all the same.
+
+    Only who holds the life-cycle lock can tell: whoever was at work when the engine looked
+    half-made may have finished since.
+    """
+    try:
+        with LifecycleLock(names, 0.0):
+            EngineMemory(names).close()
+    except Unready:
+        return True
+    except (EngineNotReady, FileNotFoundError):
+        return False
+    return False
 
 
 # ---- create and destroy ----

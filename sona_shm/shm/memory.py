@@ -252,7 +252,6 @@ class EngineMemory:
         for descriptor in self._held.values():
             os.close(descriptor)
         self._held.clear()
-        self._at_close.clear()
         self._claiming = threading.Lock()
 
     # ---- words ----

@@ -24,8 +24,8 @@ class Names(NamedTuple):
 
     @property
     def segments(self) -> tuple[str, str, str]:
-        """Control last: who finds it finds the others too."""
-        return (self.ring, self.weights, self.control)
+        """In the order of unlinking: without the first, the engine is gone for everybody."""
+        return (self.control, self.ring, self.weights)
 
 
 def names_of(engine: str) -> Names:

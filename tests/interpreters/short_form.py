@@ -13,6 +13,8 @@ import subprocess
 import sys
 import warnings
 from multiprocessing import shared_memory
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -139,7 +141,8 @@ def check_tracker(name: str) -> None:
     """Processes with trackers of their own and with a shared one; none may unlink anything."""
     other = shared_memory.SharedMemory(create=True, size=64)  # starts the tracker
     for method in ("spawn", "forkserver"):
-        child = multiprocessing.get_context(method).Process(target=in_child, args=(name,))
+        context: Any = multiprocessing.get_context(method)
+        child = context.Process(target=in_child, args=(name,))
         child.start()
         child.join(PATIENCE)
         assert child.exitcode == 0
@@ -172,10 +175,10 @@ def main() -> None:
         for check in (check_one_process, check_fork, check_kills, check_tracker):
             check(name)
             print(check.__name__, "ok", flush=True)
-        assert len([entry for entry in os.listdir("/dev/shm") if name in entry]) == 4
+        assert len(list(Path("/dev/shm").glob(f"*{name}*"))) == 4
     finally:
         sona.Engine.destroy(name)
-    assert [entry for entry in os.listdir("/dev/shm") if name in entry] == []
+    assert list(Path("/dev/shm").glob(f"*{name}*")) == []
     print("all ok", sys.version.split()[0])
 
 

@@ -1,12 +1,12 @@
-/* SIGKILL at every instruction: a child is single-stepped through one operation, killed after k
- * steps, and its successor must find everything in order; for every k (learner: every STRIDE-th).
+/* SIGKILL at every instruction: a child is single-stepped through one operation.  What it leaves
+ * in shared memory if it is killed after k steps is what is there after k steps, so after each one
+ * a copy is taken and handed to a successor, which must find everything in order.
  *
  *   instructions producer    a record is put: the next owner's counts are what is visible
  *   instructions learner     records are drained and published: a successor ends with the same
  *                            block, every record learned exactly once
  *
  * Status 0: all good, 77: ptrace is not permitted here, 1: a check failed, and says where. */
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +19,6 @@
 #include "identifier.h"
 #include "learner.h"
 
-#define STRIDE 13
 #define NOT_PERMITTED 77
 #define CHECK(condition)                                                                           \
     do {                                                                                           \
@@ -36,31 +35,42 @@ static struct geometry geometry = {.hidden_dim = 8,
                                    .max_workers = 1,
                                    .pending_decisions = 4,
                                    .lane_bytes = PAGE};
-static uint8_t *shared; /* control, ring, weights */
+static uint8_t *shared, *copy; /* control, ring, weights */
+static uint64_t bytes;
 static struct control_header *control;
 static uint8_t *ring, *weights;
 static struct lane lane;
 static struct producer producer;
 
-static void map_segments(void)
+/* Which memory everything below works on: the shared one, or the copy that a successor finds. */
+static void use(uint8_t *memory)
 {
-    CHECK(geometry_complete(&geometry) == NULL);
-    const uint64_t bytes = geometry.control_bytes + geometry.ring_bytes + geometry.weights_bytes;
-    shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(shared != MAP_FAILED);
-    control = (struct control_header *)shared;
-    ring = shared + geometry.control_bytes;
+    control = (struct control_header *)memory;
+    ring = memory + geometry.control_bytes;
     weights = ring + geometry.ring_bytes;
     lane = lane_at(ring, &geometry, 0);
 }
 
+static void map_segments(void)
+{
+    CHECK(geometry_complete(&geometry) == NULL);
+    bytes = geometry.control_bytes + geometry.ring_bytes + geometry.weights_bytes;
+    shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(shared != MAP_FAILED);
+    copy = aligned_alloc(PAGE, bytes);
+    CHECK(copy);
+}
+
 static void reset(void)
 {
-    memset(shared, 0, geometry.control_bytes + geometry.ring_bytes + geometry.weights_bytes);
+    use(shared);
+    memset(shared, 0, bytes);
     struct snapshot_header *block = (struct snapshot_header *)(weights + geometry.buffers_offset);
     float *a = (float *)((uint8_t *)block + geometry.micro_a);
     for (int i = 0; i < 8; i++) a[i] = 0.1f * (float)(i + 1);
     block->quality = block->step_reward = (struct running_mean){0.5, 1.0};
+    struct lane_owner *owner = (struct lane_owner *)(shared + geometry.owners_offset);
+    store_relaxed(&owner->generation, identifier_first_generation(0));
     producer_claim(&producer, &lane);
 }
 
@@ -90,8 +100,8 @@ static uint64_t remember_decision(uint64_t number)
     struct decision_slot *slot = decision_begin(&producer);
     float *x = (float *)(slot + 1);
     for (int i = 0; i < 8; i++) x[i] = 0.2f * (float)(number + 1);
-    slot->route = 0;
-    const uint64_t id = identifier_base(0, 1) | number;
+    slot->decision.route = 0;
+    const uint64_t id = identifier_base(0, identifier_first_generation(0)) | number;
     decision_commit(&producer, slot, id);
     return id;
 }
@@ -113,8 +123,7 @@ static uint64_t visible_records(uint64_t from)
 
 /* ---- single steps ---- */
 
-/* Runs `body` in a child and kills it after `step` instructions; 0 if it had ended before. */
-static int kill_after_steps(void (*body)(void))
+static pid_t start_stopped(void (*body)(void))
 {
     int status;
     const pid_t child = fork();
@@ -123,48 +132,76 @@ static int kill_after_steps(void (*body)(void))
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0) _exit(NOT_PERMITTED);
         raise(SIGSTOP);
         body();
+        raise(SIGSTOP);
         _exit(0);
     }
     CHECK(waitpid(child, &status, 0) == child);
-    if (WIFEXITED(status)) exit(NOT_PERMITTED);
-    for (long i = 0; i < step; i++) {
+    if (!WIFSTOPPED(status)) exit(NOT_PERMITTED);
+    return child;
+}
+
+/* Runs `body` in a child and `check` on a copy of the memory after each of its instructions. */
+static long each_step(void (*body)(void), void (*check)(void))
+{
+    int status;
+    const pid_t child = start_stopped(body);
+    for (step = 0;; step++) {
+        memcpy(copy, shared, bytes);
+        use(copy);
+        check();
         if (ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) < 0) exit(NOT_PERMITTED);
-        CHECK(waitpid(child, &status, 0) == child);
-        if (WIFEXITED(status)) return 0;
-        CHECK(WIFSTOPPED(status));
+        CHECK(waitpid(child, &status, 0) == child && WIFSTOPPED(status));
+        if (WSTOPSIG(status) == SIGSTOP) break; /* the body is done */
     }
     kill(child, SIGKILL);
     CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status));
-    return 1;
+    return step;
 }
 
 /* ---- producer ---- */
 
 static enum record_kind kind_put;
+static uint64_t records_before, learned_before, learned_position;
+static int seen_before, seen_after;
 
 static void put_one(void) { put(kind_put, 9, 0.5f); }
 
-static long step_through_put(int before, enum record_kind before_kind)
+static uint64_t visible_in_all(void)
 {
-    for (step = 0;; step++) {
-        reset();
-        for (int i = 0; i < before; i++) CHECK(put(before_kind, 1, 0.5f));
-        /* What is learned so far is out of the way, so that the ring can wrap. */
-        const uint64_t learned = before > 10 ? producer.head : 0;
-        store_release(&lane.header->tail, learned);
-        const uint64_t base = learned ? (uint64_t)before : 0;
-        const int killed = kill_after_steps(put_one);
-        const uint64_t visible = base + visible_records(learned);
-        producer_claim(&producer, &lane);
-        CHECK(visible == (uint64_t)before || visible == (uint64_t)before + 1);
-        CHECK(producer.trajectories + producer.feedbacks == visible);
-        CHECK(load_relaxed(&lane.header->trajectories) == producer.trajectories);
-        CHECK(put(RECORD_FEEDBACK, 2, 0.5f)); /* and the successor goes on */
-        CHECK(base + visible_records(learned) == visible + 1);
-        producer_claim(&producer, &lane); /* an orderly end leaves nothing to correct */
-        CHECK(producer.trajectories + producer.feedbacks == visible + 1);
-        if (!killed) return step;
-    }
+    return learned_before + visible_records(learned_position);
+}
+
+static void check_successor(void)
+{
+    const struct producer kept = producer;
+    const uint64_t visible = visible_in_all();
+    CHECK(visible == records_before || visible == records_before + 1);
+    seen_before |= visible == records_before;
+    seen_after |= visible > records_before;
+    producer_claim(&producer, &lane);
+    CHECK(producer.trajectories + producer.feedbacks == visible);
+    CHECK(load_relaxed(&lane.header->trajectories) == producer.trajectories);
+    CHECK(load_relaxed(&lane.header->feedbacks) == producer.feedbacks);
+    CHECK(put(RECORD_FEEDBACK, 2, 0.5f)); /* and the successor goes on */
+    CHECK(visible_in_all() == visible + 1);
+    producer_claim(&producer, &lane); /* an orderly end leaves nothing to correct */
+    CHECK(producer.trajectories + producer.feedbacks == visible + 1);
+    producer = kept;
+}
+
+static long step_through_put(uint64_t before, enum record_kind before_kind)
+{
+    reset();
+    for (uint64_t i = 0; i < before; i++) CHECK(put(before_kind, 1, 0.5f));
+    records_before = before;
+    /* What is learned so far is out of the way, so that the ring can wrap. */
+    learned_position = before > 10 ? producer.head : 0;
+    learned_before = learned_position ? before : 0;
+    store_release(&lane.header->tail, learned_position);
+    seen_before = seen_after = 0;
+    const long steps = each_step(put_one, check_successor);
+    CHECK(seen_before && seen_after);
+    return steps;
 }
 
 static void producer_mode(void)
@@ -176,9 +213,10 @@ static void producer_mode(void)
         for (int k = 0; k < 2; k++) {
             steps += step_through_put(0, kinds[k]);
             steps += step_through_put(3, kinds[k]);
-            /* 63 lines of 64 are used: a trajectory needs padding before the wrap */
-            if (kinds[k] == RECORD_FEEDBACK) steps += step_through_put(63, kinds[k]);
+            steps += step_through_put(16, kinds[k]);
         }
+        /* 63 lines of 64 are used: a trajectory needs padding before the wrap */
+        steps += step_through_put(63, RECORD_FEEDBACK);
     }
     printf("producer: %ld steps\n", steps);
 }
@@ -229,6 +267,14 @@ static void comparable(uint8_t *block)
     header->counters[COUNTER_flushes_performed] = 0;
 }
 
+static void check_next_learner(void)
+{
+    load_learner();
+    learn_all();
+    comparable(learner.work);
+    CHECK(memcmp(learner.work, expected, geometry.snapshot_bytes) == 0);
+}
+
 static void learner_mode(void)
 {
     learner.work = aligned_alloc(CACHE_LINE, geometry.snapshot_bytes);
@@ -245,20 +291,10 @@ static void learner_mode(void)
     comparable(expected);
     const uint64_t *counters = ((struct snapshot_header *)expected)->counters;
     CHECK(counters[COUNTER_signals_accumulated] == 6 && counters[COUNTER_feedback_duplicate] == 1);
-    const uint64_t tail = load_relaxed(&lane.header->tail);
-    int killed = 1;
-    for (step = 0; killed; step += STRIDE) {
-        reset();
-        record_all();
-        load_learner();
-        killed = kill_after_steps(learn_all);
-        CHECK(load_relaxed(&lane.header->tail) <= tail);
-        load_learner();
-        learn_all();
-        comparable(learner.work);
-        CHECK(memcmp(learner.work, expected, geometry.snapshot_bytes) == 0);
-    }
-    printf("learner: %ld steps\n", step);
+    reset();
+    record_all();
+    load_learner();
+    printf("learner: %ld steps\n", each_step(learn_all, check_next_learner));
 }
 
 int main(int argc, char **argv)

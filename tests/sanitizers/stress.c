@@ -73,6 +73,7 @@ static void *lane_producer(void *argument)
         const uint64_t length = CACHE_LINE * (1 + (uint64_t)(random_uniform(&random) * 30.0));
         uint8_t *at = producer_reserve(p, length);
         if (!at) {
+            producer_drop(p);
             sched_yield();
             continue;
         }
@@ -217,7 +218,10 @@ struct worker {
 static void put_feedback(struct producer *p, struct worker *w, uint64_t id, float quality)
 {
     uint8_t *at = producer_reserve(p, sizeof(struct record_header));
-    if (!at) return;
+    if (!at) {
+        producer_drop(p);
+        return;
+    }
     const struct record_header record = {.length = sizeof record,
                                          .kind = RECORD_FEEDBACK,
                                          .id = id,
@@ -233,7 +237,10 @@ static void put_trajectory(struct producer *p, struct worker *w, const float *x,
     const uint64_t row = geometry.hidden_dim * sizeof(float);
     const uint64_t length = sizeof(struct record_header) + row;
     uint8_t *at = producer_reserve(p, length);
-    if (!at) return;
+    if (!at) {
+        producer_drop(p);
+        return;
+    }
     const struct record_header record = {.length = (uint32_t)length,
                                          .kind = RECORD_TRAJECTORY,
                                          .quality = quality,
@@ -243,6 +250,16 @@ static void put_trajectory(struct producer *p, struct worker *w, const float *x,
     memcpy(at + sizeof record, x, row);
     producer_commit(p, length, RECORD_TRAJECTORY);
     w->recorded += 1;
+}
+
+/* What shm/memory.py writes when a process takes a lane; called before any id is made. */
+static uint64_t claim(uint64_t index)
+{
+    struct control_header *header = (struct control_header *)control;
+    struct lane_owner *owners = (struct lane_owner *)(control + geometry.owners_offset);
+    const uint64_t generation = identifier_first_generation(header->identity.creation_id);
+    store_relaxed(&owners[index].generation, generation);
+    return generation;
 }
 
 static void *engine_worker(void *argument)
@@ -260,7 +277,7 @@ static void *engine_worker(void *argument)
                               .adapted = adapted,
                               .score = score,
                               .probability = probability};
-    const uint64_t base = identifier_base(w->index, 5);
+    const uint64_t base = identifier_base(w->index, claim(w->index));
     CHECK(decider.policy);
     random_seed(&decider.random, seed + w->index);
     producer_claim(&producer, &lane);
@@ -300,7 +317,7 @@ static void *engine_reader(void *argument)
     (void)argument;
     CHECK(block);
     while (is_running()) {
-        CHECK(cell_apply(&cell, &geometry, x, out, 1, scratch));
+        CHECK(cell_apply(&cell, &geometry, x, out, 1, scratch) == APPLY_DONE);
         CHECK(cell_copy(&cell, &geometry, block));
         const uint64_t version = ((const struct snapshot_header *)block)->version;
         CHECK(version >= last);

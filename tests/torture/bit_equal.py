@@ -10,6 +10,7 @@ import numpy as np
 import sona_shm as sona
 from sona_shm.learning.snapshot import Snapshot
 from sona_shm.shm.layout import LEARNER_COUNTERS, OFFSETS
+from sona_shm.shm.waiting import wait_until
 from tests.torture.load import HIDDEN, ROUTES
 from tests.torture.processes import (
     PATIENCE,
@@ -18,7 +19,6 @@ from tests.torture.processes import (
     await_learner,
     busy_delay,
     learn,
-    wait_until,
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import sona_shm as sona
 from tests.torture.processes import PATIENCE, Report, Table
 
@@ -86,10 +88,8 @@ def check_lanes_free(engine: sona.Engine, report: Report) -> None:
         report.check(
             claimed == set(range(engine.config.max_workers)), f"only lanes {claimed} are free"
         )
-        try:
+        with suppress(sona.NoFreeLaneError):
             report.check(engine.instant._claim() is None, "a lane was claimed twice")
-        except sona.NoFreeLaneError:
-            pass
     except sona.NoFreeLaneError as error:
         report.check(False, f"a lane leaked: {error}")
     finally:

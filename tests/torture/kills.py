@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 import sona_shm as sona
+from sona_shm.shm.waiting import wait_until
 from tests.torture import watch
 from tests.torture.books import COLUMNS, check_books, check_lanes, check_lanes_free
 from tests.torture.load import torture_config, work
@@ -18,7 +19,6 @@ from tests.torture.processes import (
     await_learner,
     busy_delay,
     learn,
-    wait_until,
 )
 
 #: What the issue allows.
@@ -138,5 +138,4 @@ def kill_workers(name: str, seed: int, kills: int, workers: int = 3) -> Report:
 def kill_learners(name: str, seed: int, kills: int, workers: int = 2) -> Report:
     """SIGKILL the learner under load while a standby waits."""
     site = Site(name, seed, workers=workers, incarnations=workers, learners=2)
-    report = _repeat(site, Report("learner killed"), kills, site.kill_the_learner)
-    return report
+    return _repeat(site, Report("learner killed"), kills, site.kill_the_learner)

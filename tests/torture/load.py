@@ -68,10 +68,10 @@ def work(name: str, table: Table, row: int, seed: int) -> None:
         quality = float(rng.random())
         if turn % 8 == 0 and decided < DECISIONS:
             decided += 1
-            id = engine.route(embeddings[turn % 64]).id
-            if feedback(id, "done_feedbacks") and turn % 3 == 0:
-                if feedback(id, "done_feedbacks"):
-                    cells["repeated_feedbacks"][0] += 1
+            decision = engine.route(embeddings[turn % 64]).id
+            repeats = feedback(decision, "done_feedbacks") and turn % 3 == 0
+            if repeats and feedback(decision, "done_feedbacks"):
+                cells["repeated_feedbacks"][0] += 1
         else:
             cells["begun_trajectories"][0] += 1
             if engine.record(made[turn % len(made)]):

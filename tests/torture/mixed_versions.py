@@ -11,6 +11,7 @@ import numpy as np
 import sona_shm as sona
 from sona_shm.learning.snapshot import Snapshot
 from sona_shm.loops.drain import DrainLoop
+from sona_shm.shm.waiting import wait_until
 from tests.torture.processes import (
     PATIENCE,
     Child,
@@ -18,7 +19,6 @@ from tests.torture.processes import (
     Table,
     await_learner,
     busy_delay,
-    wait_until,
 )
 
 HIDDEN = 512

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 import sona_shm as sona
 from sona_shm.shm.memory import EngineMemory
-from tests.torture.processes import Table, wait_until
+from sona_shm.shm.waiting import wait_until
+from tests.torture.processes import Table
 
 COLUMNS = ("longest_wait_ns", "looks", "stop")
 
