@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -39,10 +40,8 @@ def name() -> Iterator[str]:
 
 def remove_everything(engine: str) -> None:
     """Destroy an engine, if it is there, and the lock of a creator that a test killed."""
-    try:
+    with contextlib.suppress(sona.EngineNotFound):
         sona.Engine.destroy(engine)
-    except sona.EngineNotFound:
-        pass
 
 
 def leftovers(engine: str) -> list[str]:
