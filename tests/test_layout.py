@@ -27,7 +27,7 @@ PAGE = 4096
 STRUCTURES = sorted({key.partition(".")[0] for key in OFFSETS})
 # Words of a lane header by who writes them, from the table in layout.h.
 PRODUCER = {
-    "head", "trajectories", "feedbacks", "dropped", "decisions", "epoch",
+    "head", "intent", "trajectories", "feedbacks", "dropped", "decisions", "epoch",
     "base_trajectories", "base_feedbacks", "base_dropped", "base_decisions",
 }  # fmt: skip
 CONSUMER = {"tail", "released_trajectories", "evicted_trajectories", "quarantined"}

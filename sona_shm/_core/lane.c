@@ -186,12 +186,13 @@ uint64_t lane_follow_epoch(const struct lane *lane, struct lane_progress *progre
     if (epoch == progress->epoch) return 0;
     uint64_t position = load_relaxed(&lane->header->restart_position);
     uint64_t records = load_relaxed(&lane->header->restart_records);
-    uint64_t lost = records - progress->records;
+    const uint64_t lost = records - progress->records;
     progress->epoch = epoch;
     progress->position = position - position % CACHE_LINE;
     progress->records = records;
-    /* Counts that a stray write changed are not worth believing. */
-    return lost < UINT64_MAX / 2 ? lost : 0;
+    /* More than a ring can hold is a count that a stray write has changed; the same bound leaves
+     * out what was lost in further epochs that came and went unseen. */
+    return lost <= lane->ring_bytes / CACHE_LINE ? lost : 0;
 }
 
 enum lane_state lane_next(const struct lane *lane, struct lane_progress *progress, uint64_t head,

@@ -55,9 +55,9 @@ int learner_load(struct learner *l)
     return 1;
 }
 
-/* ---- giving ring space back ---- */
+/* ---- ring space: what is kept, and what is given back ---- */
 
-/* Never beyond what a published version has learned: the next learner may have to read it. */
+/* Gives ring space back, never beyond what a published version has learned: the next learner may have to read it. */
 static void give_back(struct learner *l, uint64_t index)
 {
     const struct lane_release *released = &l->released[index];
@@ -67,6 +67,44 @@ static void give_back(struct learner *l, uint64_t index)
     if (load_relaxed(&h->tail) != tail) store_release(&h->tail, tail);
     store_relaxed(&h->released_trajectories, released->trajectories);
     store_relaxed(&h->evicted_trajectories, released->evicted);
+}
+
+/* Steps over one learned record at the release tail; 0 if its header is not sane any more. */
+static int release_record(struct learner *l, uint64_t index, struct record_header *record,
+                          const uint8_t **body)
+{
+    struct lane_release *released = &l->released[index];
+    struct lane_progress at = {.position = released->tail};
+    const uint64_t end = learner_progress(l)[index].position;
+    const enum lane_state state = lane_next(&l->lanes[index], &at, end, record, body);
+    if (state == LANE_RECORD) {
+        released->tail = at.position + record->length;
+        return 1;
+    }
+    released->tail = end;
+    released->trajectories = learner_progress(l)[index].trajectories;
+    return 0;
+}
+
+static void release_lane(struct learner *l, uint64_t index)
+{
+    const struct lane_progress *progress = &learner_progress(l)[index];
+    struct lane_release *released = &l->released[index];
+    /* Learned trajectories stay for drain_trajectories, in at most half of the lane, and only as
+     * long as the worker loses nothing for it. */
+    const uint64_t dropped = load_relaxed(&l->lanes[index].header->dropped);
+    const uint64_t keep = dropped == released->dropped_seen ? l->geometry.lane_bytes / 2 : 0;
+    released->dropped_seen = dropped;
+    while (progress->position - released->tail > keep) {
+        struct record_header record;
+        const uint8_t *body;
+        if (!release_record(l, index, &record, &body)) break;
+        if (record.kind != RECORD_TRAJECTORY) continue;
+        released->trajectories += 1;
+        released->evicted += 1;
+    }
+    released->published = progress->position;
+    give_back(l, index);
 }
 
 /* ---- draining ---- */
@@ -149,9 +187,6 @@ static uint64_t drain_lane(struct learner *l, uint64_t index, uint64_t limit)
         consumed += 1;
     }
     l->unpublished += consumed;
-    /* A lane at rest gets its words again, in case a stray write has changed them: a producer that
-     * finds its lane full would otherwise wait for a tail that never comes. */
-    if (consumed == 0) give_back(l, index);
     return consumed;
 }
 
@@ -166,6 +201,10 @@ uint64_t learner_drain(struct learner *l, uint64_t limit)
         idle = n ? 0 : idle + 1;
         consumed += n;
     }
+    /* A producer may be waiting for room that only history takes, or for a tail that a stray write
+     * has spoiled; where nothing is left to publish, no publication would help it. */
+    if (l->unpublished == 0)
+        for (uint64_t i = 0; i < lanes; i++) release_lane(l, i);
     return consumed;
 }
 
@@ -177,45 +216,7 @@ uint64_t learner_drain_all(struct learner *l)
     return consumed;
 }
 
-/* ---- what is kept, and what is not ---- */
-
-/* Steps over one learned record at the release tail; 0 if its header is not sane any more. */
-static int release_record(struct learner *l, uint64_t index, struct record_header *record,
-                          const uint8_t **body)
-{
-    struct lane_release *released = &l->released[index];
-    struct lane_progress at = {.position = released->tail};
-    const uint64_t end = learner_progress(l)[index].position;
-    const enum lane_state state = lane_next(&l->lanes[index], &at, end, record, body);
-    if (state == LANE_RECORD) {
-        released->tail = at.position + record->length;
-        return 1;
-    }
-    released->tail = end;
-    released->trajectories = learner_progress(l)[index].trajectories;
-    return 0;
-}
-
-static void release_lane(struct learner *l, uint64_t index)
-{
-    const struct lane_progress *progress = &learner_progress(l)[index];
-    struct lane_release *released = &l->released[index];
-    /* Learned trajectories stay for drain_trajectories, in at most half of the lane, and only as
-     * long as the worker loses nothing for it. */
-    const uint64_t dropped = load_relaxed(&l->lanes[index].header->dropped);
-    const uint64_t keep = dropped == released->dropped_seen ? l->geometry.lane_bytes / 2 : 0;
-    released->dropped_seen = dropped;
-    while (progress->position - released->tail > keep) {
-        struct record_header record;
-        const uint8_t *body;
-        if (!release_record(l, index, &record, &body)) break;
-        if (record.kind != RECORD_TRAJECTORY) continue;
-        released->trajectories += 1;
-        released->evicted += 1;
-    }
-    released->published = progress->position;
-    give_back(l, index);
-}
+/* ---- taking what is kept ---- */
 
 int learner_take(struct learner *l, struct record_header *record, const uint8_t **body,
                  uint64_t *lane)

@@ -22,6 +22,7 @@ class Snapshot:
     def __init__(self, block: bytes | bytearray | memoryview, geometry: Geometry) -> None:
         self._block = block
         self._sizes = geometry.sizes()
+        self._max_workers = geometry.max_workers
         rank, n, routes = geometry.rank, geometry.hidden_dim, geometry.routes
         self.micro_a = self._floats("micro_a", rank, n)
         self.micro_b = self._floats("micro_b", rank, n)
@@ -47,6 +48,13 @@ class Snapshot:
     def version(self) -> int:
         """The version this block was published as."""
         return int(np.frombuffer(self._block, np.uint64, 1, OFFSETS["snapshot_header.version"])[0])
+
+    def lane_positions(self) -> list[int]:
+        """How far each lane is learned in this version."""
+        progress = np.dtype([("epoch", "<u8"), ("position", "<u8"), ("counts", "<u8", 2)])
+        start = self._sizes["lane_progress"]
+        table = np.frombuffer(self._block, progress, self._max_workers, start)
+        return [int(row["position"]) for row in table]
 
     def route_statistics(self, routes: int) -> list[tuple[int, float]]:
         """Per route: outcomes learned and their mean reward."""

@@ -28,7 +28,7 @@ class LaneStats:
     label : str
     recorded, dropped, decisions : int
     backlog_bytes : int
-        Bytes recorded and not yet learned and released.
+        Bytes recorded and not yet learned in a published version.
     quarantined : bool
 
     Examples
@@ -142,11 +142,28 @@ class EngineStats:
 _COUNTS = ("trajectories", "feedbacks", "dropped", "decisions")
 
 
-def _lane(memory: EngineMemory, index: int, alive: bool) -> tuple[LaneStats, dict[str, int]]:
-    """A lane's row, and what its former owners did."""
+def _take_back(words: dict[str, int]) -> None:
+    """Uncount a record that its owner had counted, but died before publishing.
+
+    The same rule as `take_back` in ``_core/lane.c``, which the next owner applies for good.
+    """
+    intent = words["intent"]
+    counted = {1: "trajectories", 2: "feedbacks"}.get(intent & 3)
+    if counted is None or intent - intent % 64 == words["head"]:
+        return
+    if intent >> 2 & 15 == words[counted] & 15:
+        words[counted] -= 1
+
+
+def _lane(
+    memory: EngineMemory, index: int, alive: bool, learned: int
+) -> tuple[LaneStats, dict[str, int]]:
+    """A lane's row, and what its former owners did; `learned` is its published position."""
     words = memory.lane_words(
-        index, "head", "tail", "epoch", "quarantined", *_COUNTS, *(f"base_{c}" for c in _COUNTS)
+        index, "head", "intent", "epoch", "quarantined", *_COUNTS, *(f"base_{c}" for c in _COUNTS)
     )
+    if not alive:
+        _take_back(words)
     # A dead owner's counts belong to the retired row as soon as the kernel says it is dead.
     former = {count: words[f"base_{count}"] if alive else words[count] for count in _COUNTS}
     own = {count: max(0, words[count] - former[count]) for count in _COUNTS}
@@ -159,7 +176,7 @@ def _lane(memory: EngineMemory, index: int, alive: bool) -> tuple[LaneStats, dic
         recorded=own["trajectories"] + own["feedbacks"],
         dropped=own["dropped"],
         decisions=own["decisions"],
-        backlog_bytes=max(0, words["head"] - words["tail"]),
+        backlog_bytes=max(0, words["head"] - learned),
         quarantined=words["quarantined"] == words["epoch"] + 1,
     )
     return row, former
@@ -168,10 +185,11 @@ def _lane(memory: EngineMemory, index: int, alive: bool) -> tuple[LaneStats, dic
 def collect(memory: EngineMemory, block: bytes) -> EngineStats:
     """Read everything once; writes nothing."""
     lease, alive = memory.lock_states()
-    rows = [_lane(memory, i, alive[i]) for i in range(memory.geometry.max_workers)]
+    snapshot = Snapshot(block, memory.geometry)
+    learned = snapshot.lane_positions()
+    rows = [_lane(memory, i, alive[i], learned[i]) for i in range(memory.geometry.max_workers)]
     lanes = [row for row, _ in rows]
     retired = {count: sum(former[count] for _, former in rows) for count in _COUNTS}
-    snapshot = Snapshot(block, memory.geometry)
     published_ns = memory.control.load(OFFSETS["control_header.published_ns"])
     names = [route["name"] for route in msgpack.unpackb(memory.config)["routes"]]
     statistics = snapshot.route_statistics(len(names))

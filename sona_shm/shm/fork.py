@@ -8,6 +8,7 @@ is started at import and nothing is locked over a fork.
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -27,9 +28,20 @@ def register(holder: ForkAware) -> None:
     _registered.add(holder)
 
 
+#: Held from opening a descriptor of a lock to noting it, and while the process forks: a child that
+#: inherited a descriptor nobody knows of would hold its lock for ever.
+guard = threading.RLock()
+
+
 def _in_child() -> None:
+    global guard
+    guard = threading.RLock()
     for holder in list(_registered):
         holder._after_fork()
 
 
-os.register_at_fork(after_in_child=_in_child)
+os.register_at_fork(
+    before=lambda: guard.acquire(),
+    after_in_parent=lambda: guard.release(),
+    after_in_child=_in_child,
+)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-import zlib
 from collections.abc import Iterator
 from typing import Final
 
@@ -30,14 +29,13 @@ from sona_shm.errors import (
     LayoutMismatch,
 )
 from sona_shm.shm.layout import LAYOUT_VERSION, MAGIC, OFFSETS, SEGMENT_KINDS, Geometry
-from sona_shm.shm.locks import LifecycleLock, lifecycle_is_locked
-from sona_shm.shm.memory import IDENTITY, READY, EngineMemory, Unready
+from sona_shm.shm.locks import POLL_SECONDS, LifecycleLock, lifecycle_is_locked
+from sona_shm.shm.memory import IDENTITY, READY, EngineMemory, Unready, config_checksum
 from sona_shm.shm.names import Names, names_of
 from sona_shm.shm.segment import create_segment, segment_bytes, unlink_segment
 from sona_shm.shm.wakeup import Bell, unlink_bell
 
 DEFAULT_TIMEOUT: Final = 5.0
-_POLL_SECONDS: Final = 0.001
 
 
 def attach_memory(engine: str, timeout: float = DEFAULT_TIMEOUT) -> EngineMemory:
@@ -71,7 +69,7 @@ def attach_memory(engine: str, timeout: float = DEFAULT_TIMEOUT) -> EngineMemory
                     f"the engine {engine!r} was not ready after {timeout:g} s, its creator is "
                     "still at work; wait longer"
                 ) from None
-        time.sleep(_POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _is_half_made(names: Names) -> bool:
@@ -148,15 +146,16 @@ def _make_way(names: Names, replace: bool) -> None:
         return
     try:
         lease, lanes = existing.lock_states()
-        if lease or any(lanes):
-            raise EngineExists(
-                f"the engine {names.engine!r} exists and {sum(lanes)} workers"
-                f"{' and a learner' if lease else ''} use it; attach to it, or stop them first"
-            )
-        if not replace:
+        if not (lease or any(lanes) or replace):
             raise EngineExists(
                 f"the engine {names.engine!r} exists and nobody uses it; attach to it to go on "
                 "learning, or pass replace=True to start anew"
+            )
+        # With every lock taken, nobody begins to use it between this look and its end.
+        if not (replace and existing.try_everything()):
+            raise EngineExists(
+                f"the engine {names.engine!r} exists and {sum(lanes)} workers"
+                f"{' and a learner' if lease else ''} use it; attach to it, or stop them first"
             )
         existing.control.store(OFFSETS["control_header.destroyed"], 1)
     finally:
@@ -188,7 +187,7 @@ def _build(names: Names, geometry: Geometry, config: bytes, first_block: bytes) 
             words.store(OFFSETS["control_header.hidden_dim"] + 8 * i, value)
         words.store(OFFSETS["control_header.next_trajectory_id"], 1)
         words.store(OFFSETS["control_header.config_length"], len(config))
-        words.store(OFFSETS["control_header.config_checksum"], zlib.crc32(config))
+        words.store(OFFSETS["control_header.config_checksum"], config_checksum(geometry, config))
         start = sizes["config_offset"]
         control[start : start + len(config)] = config
         with _new_segment(names.ring, "ring", sizes["ring_bytes"], creation_id):

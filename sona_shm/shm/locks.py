@@ -28,23 +28,24 @@ from typing import Final
 import posix_ipc
 
 from sona_shm.errors import EngineNotReady
+from sona_shm.shm import fork
 from sona_shm.shm.names import Names
 
 LEASE_BYTE: Final = 1 << 40
 LANE_BYTE: Final = LEASE_BYTE + 1
 # struct flock of 64-bit Linux: type, whence, start, length, pid
 _FLOCK: Final = struct.Struct("@hhqqi4x")
-_RETRY_SECONDS: Final = 0.001
+POLL_SECONDS: Final = 0.001
 
 
-def _flock(kind: int, byte: int) -> bytes:
-    return _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)
+def _flock(kind: int, byte: int, count: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, byte, count, 0)
 
 
-def try_lock(descriptor: int, byte: int) -> bool:
-    """Take the byte's lock for this descriptor; False if another descriptor has it."""
+def try_lock(descriptor: int, byte: int, count: int = 1) -> bool:
+    """Lock bytes for this descriptor, all or none; False if another descriptor has one."""
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, byte))
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, byte, count))
     except (BlockingIOError, PermissionError):
         return False
     return True
@@ -52,7 +53,7 @@ def try_lock(descriptor: int, byte: int) -> bool:
 
 def is_locked(descriptor: int, byte: int) -> bool:
     """Whether another descriptor holds the byte's lock; takes nothing."""
-    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, byte))
+    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, byte, 1))
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
@@ -79,13 +80,18 @@ class LifecycleLock:
     def __init__(self, names: Names, timeout: float) -> None:
         self._name = names.lifecycle
         deadline = time.monotonic() + timeout
-        while (descriptor := self._attempt()) is None:
-            if time.monotonic() >= deadline:
-                raise EngineNotReady(
-                    f"another process has been creating or destroying {names.engine!r} for "
-                    f"{timeout:g} s; see what it does, or try again"
-                )
-            time.sleep(_RETRY_SECONDS)
+        fork.guard.acquire()  # a child must not inherit the descriptor
+        try:
+            while (descriptor := self._attempt()) is None:
+                if time.monotonic() >= deadline:
+                    raise EngineNotReady(
+                        f"another process has been creating or destroying {names.engine!r} for "
+                        f"{timeout:g} s; see what it does, or try again"
+                    )
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            fork.guard.release()
+            raise
         self._descriptor = descriptor
 
     def _attempt(self) -> int | None:
@@ -111,6 +117,7 @@ class LifecycleLock:
     def __exit__(self, *exception: object) -> None:
         posix_ipc.unlink_shared_memory(self._name)
         os.close(self._descriptor)
+        fork.guard.release()
 
 
 def lifecycle_is_locked(names: Names) -> bool:

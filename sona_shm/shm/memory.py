@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 import time
 import weakref
 import zlib
@@ -28,7 +27,9 @@ from sona_shm.shm.layout import LAYOUT_VERSION, MAGIC, OFFSETS, SEGMENT_KINDS, G
 from sona_shm.shm.locks import (
     LANE_BYTE,
     LEASE_BYTE,
+    POLL_SECONDS,
     is_locked,
+    lifecycle_is_locked,
     open_descriptor,
     try_lock,
 )
@@ -36,10 +37,9 @@ from sona_shm.shm.names import Names
 from sona_shm.shm.segment import attach_segment, segment_bytes
 from sona_shm.shm.wakeup import Bell
 
-DEFAULT_TIMEOUT: Final = 5.0
 IDENTITY: Final = struct.Struct("<5Q")
 READY: Final = OFFSETS["control_header.ready"]
-_POLL_SECONDS: Final = 0.001
+_REPLACING_SECONDS: Final = 5.0
 
 
 class Unready(Exception):
@@ -56,7 +56,6 @@ class EngineMemory:
         """Map a ready engine; raises `Unready` where there is none yet."""
         self.names = names
         self._held: dict[int, int] = {}  # lock byte -> descriptor
-        self._claiming = threading.Lock()
         self._segments: dict[str, SharedMemory] = {}
         self._at_close: list[Callable[[], object]] = []
         self._finalizer = weakref.finalize(
@@ -132,7 +131,8 @@ class EngineMemory:
             raise CorruptSegment(f"{self.names.control} has no configuration; destroy the engine")
         start = self.sizes["config_offset"]
         config = bytes(segment_bytes(control)[start : start + length])
-        if zlib.crc32(config) != self.control.load(OFFSETS["control_header.config_checksum"]):
+        expected = self.control.load(OFFSETS["control_header.config_checksum"])
+        if config_checksum(self.geometry, config) != expected:
             raise CorruptSegment(
                 f"the configuration in {self.names.control} fails its checksum; destroy the engine"
             )
@@ -178,26 +178,36 @@ class EngineMemory:
             if os.pread(descriptor, 8, offset) == self.creation_id.to_bytes(8, "little"):
                 return descriptor
             os.close(descriptor)
-        raise EngineNotFound(
+        raise self._is_gone()
+
+    def _try_hold(self, byte: int, count: int = 1) -> bool:
+        with fork.guard:
+            descriptor = self._open_control()
+            if byte in self._held or not try_lock(descriptor, byte, count):
+                os.close(descriptor)
+                return False
+            self._held[byte] = descriptor
+        if not self.is_destroyed:
+            return True
+        # Whoever destroys an engine says so before its locks fall free.
+        self._release(byte)
+        raise self._is_gone()
+
+    def _is_gone(self) -> EngineNotFound:
+        return EngineNotFound(
             f"the engine {self.names.engine!r} was destroyed or replaced; attach again"
         )
-
-    def _try_hold(self, descriptor: int, byte: int) -> bool:
-        if byte in self._held or not try_lock(descriptor, byte):
-            return False
-        self._held[byte] = descriptor
-        return True
 
     def _release(self, byte: int) -> None:
         os.close(self._held.pop(byte))
 
     def try_lease(self) -> bool:
         """Become the learner, unless another process (or this one already) is."""
-        descriptor = self._open_control()
-        if self._try_hold(descriptor, LEASE_BYTE):
-            return True
-        os.close(descriptor)
-        return False
+        return self._try_hold(LEASE_BYTE)
+
+    def try_everything(self) -> bool:
+        """Lock the lease and all lanes at once; False if a living process has one of them."""
+        return self._try_hold(LEASE_BYTE, 1 + self.geometry.max_workers)
 
     def release_lease(self) -> None:
         """Cease to be the learner."""
@@ -212,13 +222,19 @@ class EngineMemory:
         NoFreeLaneError
             If every lane has a living owner.
         """
-        with self._claiming:
+        deadline = time.monotonic() + _REPLACING_SECONDS
+        while True:
             for index in sorted(range(self.geometry.max_workers), key=self._backlog):
-                descriptor = self._open_control()
-                if self._try_hold(descriptor, LANE_BYTE + index):
+                if self._try_hold(LANE_BYTE + index):
                     self._write_owner(index)
                     return index
-                os.close(descriptor)
+            # Who replaces the engine holds every lane for a moment, and then says that it is gone.
+            replacing = lifecycle_is_locked(self.names)
+            if self.is_destroyed:
+                raise self._is_gone()
+            if not replacing or time.monotonic() >= deadline:
+                break
+            time.sleep(POLL_SECONDS)
         raise NoFreeLaneError(
             f"all {self.geometry.max_workers} lanes of {self.names.engine!r} belong to living "
             f"processes; create it with a larger max_workers (now {self.geometry.max_workers})"
@@ -237,22 +253,21 @@ class EngineMemory:
 
     def lock_states(self) -> tuple[bool, list[bool]]:
         """Whether the lease, and each lane, has a living owner."""
-        descriptor = self._open_control()
-        try:
-            lanes = [
-                LANE_BYTE + i in self._held or is_locked(descriptor, LANE_BYTE + i)
-                for i in range(self.geometry.max_workers)
-            ]
-            return LEASE_BYTE in self._held or is_locked(descriptor, LEASE_BYTE), lanes
-        finally:
-            os.close(descriptor)
+        with fork.guard:
+            descriptor = self._open_control()
+            try:
+                lanes = [
+                    is_locked(descriptor, LANE_BYTE + i) for i in range(self.geometry.max_workers)
+                ]
+                return is_locked(descriptor, LEASE_BYTE), lanes
+            finally:
+                os.close(descriptor)
 
     def _after_fork(self) -> None:
         """Close the parent's locks; the descriptors are shared, so nothing is unlocked."""
         for descriptor in self._held.values():
             os.close(descriptor)
         self._held.clear()
-        self._claiming = threading.Lock()
 
     # ---- words ----
 
@@ -313,6 +328,11 @@ def _let_go(
     for segment in segments.values():
         segment.close()
     segments.clear()
+
+
+def config_checksum(geometry: Geometry, config: bytes) -> int:
+    """Over all that an attacher computes sizes and behaviour from."""
+    return zlib.crc32(config, zlib.crc32(struct.pack("<6Q", *geometry)))
 
 
 def process_label() -> str:
