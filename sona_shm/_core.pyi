@@ -91,6 +91,7 @@ class Learner:
         head_rate: float,
         flush_threshold: int,
         reference: bool,
+        keep: bool,
     ) -> None: ...
     @property
     def unpublished(self) -> int: ...

@@ -17,6 +17,7 @@
     ├── EngineNotReady          (TimeoutError)       half-made, or still being made
     ├── LayoutMismatch          (RuntimeError)       made by another version of this package
     ├── CorruptSegment          (RuntimeError)       what is in shared memory cannot be right
+    ├── EngineForbidden         (PermissionError)    the engine belongs to another user
     └── SharedMemoryTooSmall    (OSError)            /dev/shm has no room for the engine
 
 Each message says what was given, what was expected and what to do.
@@ -197,6 +198,16 @@ class CorruptSegment(SonaError, RuntimeError):
     Examples
     --------
     >>> issubclass(CorruptSegment, RuntimeError)
+    True
+    """
+
+
+class EngineForbidden(SonaError, PermissionError):
+    """The engine belongs to another user: its memory has mode 0600.
+
+    Examples
+    --------
+    >>> issubclass(EngineForbidden, PermissionError)
     True
     """
 

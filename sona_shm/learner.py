@@ -130,6 +130,8 @@ def run(name: str, stop: threading.Event) -> None:
     At the end, everything recorded is learned and published.  Logs at most one line a second.
     """
     memory = attach_memory(name)
+    # At exit the owner of a learner thread stops it first; the thread then closes its memory.
+    memory.leave_at_exit()
     try:
         lease, _ = memory.lock_states()
         if lease:
@@ -187,10 +189,10 @@ class LearnerThread:
 
 
 class LearnerProcess:
-    """A learner in a process of its own, which ends with the processes that share its pipe.
+    """A learner in a process of its own, which ends with the process that started it.
 
-    The child watches its standard input: it closes when the last process that inherited the
-    other end is gone, however it died, and then the child drains, publishes and ends.
+    The child watches its standard input: the pipe closes when its parent is gone, however it
+    died, and then the child drains, publishes and ends.
     """
 
     def __init__(self, name: str) -> None:
@@ -211,8 +213,10 @@ class LearnerProcess:
             self._process.wait()
 
     def abandon(self) -> None:
-        """Forget the child of a parent process, after fork."""
-        self._process.returncode = 0
+        """In a forked child: the learner is the parent's, and so is its end of the pipe."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.returncode = 0  # or it would be waited for
 
 
 def start_learner(memory: EngineMemory, kind: str) -> LearnerThread | LearnerProcess:

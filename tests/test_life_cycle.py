@@ -233,7 +233,8 @@ def test_the_learner_of_a_destroyed_engine_ends(name: str) -> None:
     sona.Engine.destroy(name)
     thread.join(PATIENCE)
     assert not thread.is_alive()
-    assert engine.record(trajectory())  # a lane that is held stays usable, to no one's profit
+    with pytest.raises(sona.EngineNotFound, match="destroyed or replaced"):
+        engine.record(trajectory())
     engine.close()
     assert leftovers(name) == []
 

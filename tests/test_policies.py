@@ -98,6 +98,7 @@ def published_probabilities(engine: sona.Engine, x: NDArray[np.float32]) -> NDAr
     """By the numpy expression over the published weights."""
     snapshot = Snapshot(engine._snapshot(), engine.config.geometry())
     a, b, h = snapshot.micro_a, snapshot.micro_b, x.astype(np.float64)
+    h = h / max(1.0, float(np.linalg.norm(h)))  # longer embeddings are scaled to unit length
     h = h + (h @ a.T) @ b / math.sqrt(len(a))
     scores = snapshot.heads @ h + snapshot.head_bias - snapshot.price
     learned = snapshot.counters["outcomes_learned"]

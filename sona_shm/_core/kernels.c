@@ -103,6 +103,16 @@ WIDE int copy_finite(float *to, const float *from, size_t n)
     return !bad;
 }
 
+WIDE int limit_length(float *x, size_t n)
+{
+    const float squared = dot(x, x, n);
+    if (!isfinite(squared)) return 0;
+    if (squared <= 1.0f) return 1;
+    const float scale = 1.0f / sqrtf(squared);
+    for (size_t i = 0; i < n; i++) x[i] *= scale;
+    return 1;
+}
+
 WIDE float squared_norm(const float *x, size_t n) { return dot(x, x, n); }
 
 WIDE void add_scaled(float *y, float c, const float *x, size_t n) { axpy(y, c, x, n); }
@@ -145,7 +155,8 @@ WIDE int learn_outcome(const struct linear_expert *e, const float *x, float targ
     if (!forward(e->a, e->b, e->rank, e->n, x, h, ax)) return 0;
     const float x_squared = dot(x, x, e->n);
     const float error = target - (dot(e->head, h, e->n) + *e->bias);
-    if (!isfinite(error) || !isfinite(x_squared)) return 0;
+    /* x was limited to unit length; what is longer was written by somebody else. */
+    if (!isfinite(error) || !(x_squared <= 1.01f)) return 0;
     if (e->adapter_learns) {
         project_down(e->b, e->rank, e->n, e->head, bw);
         adapter_step(e->a, e->b, e->rank, e->n, x, e->head, ax, bw, e->adapter_rate, error,

@@ -19,6 +19,10 @@ int copy_finite(float *to, const float *from, size_t n);
 
 int all_finite(const float *x, size_t n);
 
+/* Scales x to unit length where it is longer, so that no embedding teaches or scores more loudly
+ * than others.  Returns 0, with nothing changed, if its squared length is not finite. */
+int limit_length(float *x, size_t n);
+
 /* One step of the linear expert and of the adapter under it towards an observed target. */
 struct linear_expert {
     float *a, *b;          /* adapter, (rank, n) */

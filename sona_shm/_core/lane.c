@@ -104,16 +104,13 @@ void producer_claim(struct producer *p, const struct lane *lane)
 /* Looks at how far the consumer has come; a tail that cannot be is no progress. */
 static void producer_refresh_tail(struct producer *p)
 {
-    if (producer_is_cut_off(p)) {
-        producer_restart(p);
-        return;
-    }
     uint64_t tail = load_acquire(&p->lane.header->tail);
     if (tail >= p->tail && positions_agree(&p->lane, tail, p->head)) p->tail = tail;
 }
 
 uint8_t *producer_reserve(struct producer *p, uint64_t length)
 {
+    if (producer_is_cut_off(p)) producer_restart(p);
     const uint64_t size = p->lane.ring_bytes;
     uint64_t offset = p->head % size;
     uint64_t padding = offset + length > size ? size - offset : 0;

@@ -49,7 +49,6 @@ void decision_commit(struct producer *producer, struct decision_slot *slot, uint
 enum lane_state {
     LANE_EMPTY,       /* nothing to read */
     LANE_RECORD,      /* *record points at a record whose bounds are checked */
-    LANE_QUARANTINED, /* refused until its producer starts a new epoch */
     LANE_CORRUPT      /* found corrupt just now */
 };
 

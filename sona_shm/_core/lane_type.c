@@ -101,11 +101,19 @@ static void lane_dealloc(Lane *self)
     Py_DECREF(type);
 }
 
+/* Checked after the arguments are read, which may run Python and so close the engine. */
 static int lane_open(const Lane *self)
 {
-    if (self->ring.obj) return 1;
-    PyErr_SetString(core.engine_closed, "the engine is closed; attach to it again");
-    return 0;
+    if (!self->ring.obj) {
+        PyErr_SetString(core.engine_closed, "the engine is closed; attach to it again");
+        return 0;
+    }
+    if (load_relaxed(&self->header->destroyed)) {
+        PyErr_SetString(core.engine_not_found, "the engine was destroyed or replaced; nobody "
+                                               "learns from it any more, attach again");
+        return 0;
+    }
+    return 1;
 }
 
 /* The record is visible; does somebody have to wake the learner?  The fence is the producer's
@@ -122,8 +130,9 @@ static enum put_status after_put(Lane *self)
 static PyObject *lane_record(Lane *self, PyObject *trajectory)
 {
     if (!lane_open(self)) return NULL;
-    const int status = record_trajectory(&self->producer, self->decider.geometry.hidden_dim,
-                                         trajectory, self->route_index);
+    const int status = record_trajectory(&self->producer, &self->ring,
+                                         self->decider.geometry.hidden_dim, trajectory,
+                                         self->route_index);
     if (status < 0) return NULL;
     return PyLong_FromLong(status ? after_put(self) : PUT_FULL);
 }
@@ -135,7 +144,6 @@ static PyObject *lane_feedback(Lane *self, PyObject *const *args, Py_ssize_t cou
         PyErr_SetString(PyExc_TypeError, "feedback(id, quality)");
         return NULL;
     }
-    if (!lane_open(self)) return NULL;
     uint64_t id;
     if (unsigned_argument(args[0], "id", &id) < 0) {
         /* A negative or huge integer is no decision of ours; the learner counts it as unknown. */
@@ -143,7 +151,7 @@ static PyObject *lane_feedback(Lane *self, PyObject *const *args, Py_ssize_t cou
         PyErr_Clear();
         id = UINT64_MAX;
     }
-    if (quality_argument(args[1], &quality) < 0) return NULL;
+    if (quality_argument(args[1], &quality) < 0 || !lane_open(self)) return NULL;
     uint8_t *at = producer_reserve(&self->producer, sizeof(struct record_header));
     if (!at) {
         producer_drop(&self->producer);
@@ -176,10 +184,13 @@ static PyObject *lane_decide(Lane *self, PyObject *x)
     if (float_argument_row(&embedding, x, "x", d->geometry.hidden_dim) < 0) return NULL;
     const int finite = copy_finite(d->embedding, embedding.data, d->geometry.hidden_dim);
     float_argument_release(&embedding);
-    if (!finite) {
-        PyErr_SetString(core.non_finite_error, "x holds NaN or infinity, expected finite numbers");
+    if (!finite || !limit_length(d->embedding, d->geometry.hidden_dim)) {
+        PyErr_SetString(core.non_finite_error,
+                        "x holds NaN or infinity, or numbers too large to square; expected finite "
+                        "numbers, best of about unit length");
         return NULL;
     }
+    if (!lane_open(self)) return NULL;
     if (!decide(d, &choice)) {
         PyErr_SetString(core.corrupt_segment, "the weights never stood still for one read; destroy "
                                               "the engine and create it again");

@@ -93,7 +93,8 @@ static void release_lane(struct learner *l, uint64_t index)
     /* Learned trajectories stay for drain_trajectories, in at most half of the lane, and only as
      * long as the worker loses nothing for it. */
     const uint64_t dropped = load_relaxed(&l->lanes[index].header->dropped);
-    const uint64_t keep = dropped == released->dropped_seen ? l->geometry.lane_bytes / 2 : 0;
+    const int room = l->options.keep && dropped == released->dropped_seen;
+    const uint64_t keep = room ? l->geometry.lane_bytes / 2 : 0;
     released->dropped_seen = dropped;
     while (progress->position - released->tail > keep) {
         struct record_header record;

@@ -14,6 +14,7 @@ struct learner_options {
     float head_rate;
     uint64_t flush_threshold; /* signals to one application of the reference rule */
     int reference;
+    int keep; /* learned trajectories stay for learner_take, in half of each lane */
 };
 
 struct lane_release { /* what the learner gives back to the producer of one lane */

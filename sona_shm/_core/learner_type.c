@@ -79,23 +79,23 @@ static int learner_init(Learner *self, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"control",         "ring",      "weights",
                                "geometry",        "adapter_rate", "head_rate",
-                               "flush_threshold", "reference", NULL};
+                               "flush_threshold", "reference", "keep", NULL};
     PyObject *control, *ring, *weights, *geometry;
     double adapter_rate, head_rate;
     unsigned long long flush_threshold;
-    int reference;
+    int reference, keep;
     if (self->memory) {
         PyErr_SetString(PyExc_RuntimeError, "a Learner is initialised once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOddKp", keywords, &control, &ring, &weights,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOddKpp", keywords, &control, &ring, &weights,
                                      &geometry, &adapter_rate, &head_rate, &flush_threshold,
-                                     &reference))
+                                     &reference, &keep))
         return -1;
     struct learner *l = &self->learner;
     if (geometry_argument(geometry, &l->geometry) < 0) return -1;
     l->options = (struct learner_options){(float)adapter_rate, (float)head_rate, flush_threshold,
-                                          reference};
+                                          reference, keep};
     if (allocate_memory(self) < 0) return -1;
     if (hold_segments(self, control, ring, weights) == 0) {
         if (learner_load(l)) return 0;

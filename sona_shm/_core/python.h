@@ -11,7 +11,7 @@
 struct core_objects {
     PyObject *shape_error, *non_finite_error, *record_too_large_error, *engine_closed;
     PyObject *corrupt_segment, *dtype_error, *out_of_range_error;
-    PyObject *config_error;
+    PyObject *config_error, *engine_not_found;
     PyObject *as_float32; /* coerces what is no contiguous float32 array, or raises */
     PyObject *out;        /* the interned keyword */
     PyObject *pack_extra; /* the strings of a trajectory as bytes */
@@ -60,9 +60,10 @@ struct producer;
 /* Learns where the fields of the two Python classes lie; call once. */
 int record_initialise(void);
 /* Encodes a trajectory straight into the lane: 1 recorded, 0 lane full, -1 with an error.
- * `route_index` maps the names of routes to their indices. */
-int record_trajectory(struct producer *producer, uint64_t hidden_dim, PyObject *trajectory,
-                      PyObject *route_index);
+ * Reading the trajectory may run Python, which may close the engine: `ring` tells.  `route_index`
+ * maps the names of routes to their indices. */
+int record_trajectory(struct producer *producer, const Py_buffer *ring, uint64_t hidden_dim,
+                      PyObject *trajectory, PyObject *route_index);
 /* (id, embedding, [(activations, attention, reward, index)], quality, latency_us, extra) */
 PyObject *decode_trajectory(const struct record_header *record, const uint8_t *body,
                             uint64_t hidden_dim);

@@ -105,6 +105,7 @@ static int shapes_match(const Reader *self, const struct float_argument *x,
 /* out may be x or overlap it: then x is copied first, so that a repeated read sees it unchanged. */
 static int apply_arrays(Reader *self, const struct float_argument *x, float *out)
 {
+    if (!reader_open(self)) return -1; /* again: reading x may have run Python */
     const size_t rows = x->rows < 0 ? 1 : (size_t)x->rows;
     const size_t count = rows * self->geometry.hidden_dim;
     const float *from = x->data;

@@ -151,10 +151,10 @@ static int is_empty(PyObject *object)
 
 static int read_attention(PyObject *object, struct step_argument *step)
 {
+    step->has_attention = 0;
     PyObject *attention = step_field(object, ATTENTION_WEIGHTS);
     if (!attention) return -1;
     int status = 0;
-    step->has_attention = 0;
     if (!is_empty(attention)) {
         status = float_argument_read(&step->attention, attention, "attention_weights", 0);
         step->has_attention = status == 0;
@@ -210,13 +210,14 @@ static int read_steps(PyObject *object, struct trajectory_argument *t, uint64_t 
 {
     PyObject *steps = trajectory_field(object, STEPS);
     if (!steps) return -1;
-    PyObject *sequence = PySequence_Fast(steps, "");
+    /* A tuple: reading a step may run Python, and that may change a list. */
+    PyObject *sequence = PySequence_Tuple(steps);
     if (!sequence && PyErr_ExceptionMatches(PyExc_TypeError))
         PyErr_Format(core.dtype_error, "steps must be a sequence of TrajectoryStep, got %.200s",
                      Py_TYPE(steps)->tp_name);
     Py_DECREF(steps);
     if (!sequence) return -1;
-    t->step_count = PySequence_Fast_GET_SIZE(sequence);
+    t->step_count = PyTuple_GET_SIZE(sequence);
     if (t->step_count > INLINE_STEPS) {
         t->steps = PyMem_Calloc((size_t)t->step_count, sizeof *t->steps);
         if (!t->steps) {
@@ -228,7 +229,7 @@ static int read_steps(PyObject *object, struct trajectory_argument *t, uint64_t 
     }
     int status = 0;
     while (status == 0 && t->held < t->step_count) {
-        PyObject *step = PySequence_Fast_GET_ITEM(sequence, t->held);
+        PyObject *step = PyTuple_GET_ITEM(sequence, t->held);
         const int named = is_given(step_field(step, LAYER_NAME));
         status = named < 0 ? -1 : read_step(step, &t->steps[t->held], hidden_dim);
         t->held += status == 0;
@@ -391,8 +392,8 @@ static int put_trajectory(struct producer *producer, const struct trajectory_arg
     return 1;
 }
 
-int record_trajectory(struct producer *producer, uint64_t hidden_dim, PyObject *object,
-                      PyObject *route_index)
+int record_trajectory(struct producer *producer, const Py_buffer *ring, uint64_t hidden_dim,
+                      PyObject *object, PyObject *route_index)
 {
     struct trajectory_argument t;
     t.steps = t.inline_steps;
@@ -400,6 +401,10 @@ int record_trajectory(struct producer *producer, uint64_t hidden_dim, PyObject *
     t.has_embedding = t.has_strings = 0;
     t.extra = NULL;
     int status = read_trajectory(object, &t, hidden_dim, route_index);
+    if (status == 0 && !ring->obj) {
+        PyErr_SetString(core.engine_closed, "the engine was closed while its arguments were read");
+        status = -1;
+    }
     if (status == 0) status = put_trajectory(producer, &t, hidden_dim);
     release_trajectory(&t);
     return status;

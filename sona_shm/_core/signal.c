@@ -215,7 +215,11 @@ enum lesson learn_trajectory(struct learner *l, const struct record_header *reco
     mean_update(&header->quality, record->quality);
     if (record->steps)
         mean_update(&header->step_reward, fmin(fmax(mean_reward, -LARGEST_REWARD), LARGEST_REWARD));
-    if (record->route < g->routes) learn_target(l, x, record->route, record->quality);
+    if (record->route < g->routes) {
+        memcpy(l->embedding, x, row);
+        if (limit_length(l->embedding, g->hidden_dim))
+            learn_target(l, l->embedding, record->route, record->quality);
+    }
     return LESSON_LEARNED;
 }
 

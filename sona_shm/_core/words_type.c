@@ -35,12 +35,12 @@ static void words_dealloc(Words *self)
 
 static shared_word *word_at(const Words *self, PyObject *offset_object)
 {
+    const Py_ssize_t offset = PyLong_AsSsize_t(offset_object);
+    if (offset == -1 && PyErr_Occurred()) return NULL;
     if (!self->view.obj) {
         PyErr_SetString(core.engine_closed, "the engine is closed; attach to it again");
         return NULL;
     }
-    const Py_ssize_t offset = PyLong_AsSsize_t(offset_object);
-    if (offset == -1 && PyErr_Occurred()) return NULL;
     if (offset < 0 || offset % 8 || offset > self->view.len - 8) {
         PyErr_Format(PyExc_IndexError, "no word at offset %zd of %zd bytes", offset,
                      self->view.len);

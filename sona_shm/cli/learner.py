@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import signal
 import sys
 import threading
@@ -45,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     if options.until_stdin_closes:
         logging.getLogger().setLevel(logging.WARNING)
+        # Ctrl-C reaches the whole group; the parent says when to end.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
     if options.create is not None:
         config = SonaConfig.from_file(options.create)
@@ -55,6 +58,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _watch_stdin(stop: threading.Event) -> None:
-    """The parent holds the other end of this pipe and never writes: an end means it is gone."""
-    sys.stdin.buffer.read()
+    """The parent holds the other end of this pipe and never writes: an end means it is gone.
+
+    Read without Python's buffers, whose lock this thread would hold at the end of the program.
+    """
+    while os.read(0, 1):
+        pass
     stop.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from pathlib import Path
 from typing import Final
 
@@ -102,7 +103,7 @@ def load_npz(path: str | Path) -> Stream:
             embedding, quality, cost, models = (
                 arrays[key] for key in ("embedding", "quality", "cost", "models")
             )
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise StreamError(f"cannot read {path}: {error}") from None
     if cost.ndim == 2:
         cost = cost.mean(axis=0)
@@ -117,6 +118,8 @@ def load_npz(path: str | Path) -> Stream:
             f"{path} has embedding {embedding.shape}, quality {quality.shape}, cost {cost.shape} "
             f"and {routes} models; expected (N, d), (N, K), (K,) or (N, K), and K"
         )
+    if not np.all(np.isfinite(embedding)) or not np.all((quality >= 0.0) & (quality <= 1.0)):
+        raise StreamError(f"{path} has an embedding that is not finite or a quality outside [0, 1]")
     dearest = float(cost.max())
     return Stream(
         title=Path(path).name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from multiprocessing.connection import Connection
 from typing import Final, NamedTuple
@@ -26,6 +27,7 @@ class Served(NamedTuple):
 
 def serve(name: str, stream: Stream, rows: NDArray[np.int64], results: Connection) -> None:
     """Attach by name, wait for the start, answer the requests, send back what happened."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     reward = stream.reward
     served = Served(
         np.empty(len(rows), np.int64),

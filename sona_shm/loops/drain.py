@@ -36,6 +36,9 @@ class DrainLoop:
     ----------
     memory : EngineMemory
     config : SonaConfig
+    keep : bool
+        Whether learned trajectories stay in their lanes, in at most half of each, for
+        `drain_trajectories`.
 
     Raises
     ------
@@ -43,7 +46,7 @@ class DrainLoop:
         If another process, or another loop of this one, holds the lease.
     """
 
-    def __init__(self, memory: EngineMemory, config: SonaConfig) -> None:
+    def __init__(self, memory: EngineMemory, config: SonaConfig, *, keep: bool = False) -> None:
         if not memory.try_lease():
             raise NotTheLearner(
                 f"the lease of {memory.names.engine!r} is held by process "
@@ -56,6 +59,7 @@ class DrainLoop:
         self._interval = NEVER if interval is None else interval / 1000.0
         self._oldest = NEVER  # monotonic time of the oldest unpublished record
         self._lock = threading.Lock()
+        self._waiting = threading.Lock()  # held by a thread that sleeps on the bell
         try:
             self._core = _core.Learner(
                 memory.buffer("control"),
@@ -66,6 +70,7 @@ class DrainLoop:
                 config.head_lr,
                 config.flush_threshold,
                 config.update_rule == "reference",
+                keep,
             )
             memory.at_close(self._core.release)
             control = memory.control
@@ -117,14 +122,13 @@ class DrainLoop:
 
     def wait(self, seconds: float) -> None:
         """Sleep until a producer rings, at most `seconds`, at most until a publication is due."""
-        due = self._oldest + self._interval - time.monotonic()
-        if due <= 0.0:
-            return
-        if self._core.may_sleep():
-            try:
-                self._memory.bell.wait(min(seconds, due))
-            finally:
-                self._core.wakes()
+        with self._waiting:
+            due = self._oldest + self._interval - time.monotonic()
+            if due > 0.0 and self._core.may_sleep():
+                try:
+                    self._memory.bell.wait(min(seconds, due))
+                finally:
+                    self._core.wakes()
 
     def working_snapshot(self) -> Snapshot:
         """A copy of what the next publication will hold."""
@@ -146,10 +150,12 @@ class DrainLoop:
         """In a forked child: nobody drains here, and the lease is the parent's."""
         self._core.after_fork()
         self._lock = threading.Lock()
+        self._waiting = threading.Lock()
 
     def close(self) -> None:
         """Release the lease.  What was learned and not published is learned again from there."""
-        with self._lock:
+        self._memory.bell.ring()  # for a thread that waits
+        with self._waiting, self._lock:
             self._core.release()
             self._memory.release_lease()
 

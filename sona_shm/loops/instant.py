@@ -221,7 +221,7 @@ class InstantLoop:
         """
         if self._drain is not None:
             raise NotTheLearner("this loop is the learner already")
-        self._drain = DrainLoop(self._memory, self._config)
+        self._drain = DrainLoop(self._memory, self._config, keep=True)
         return self._drain
 
     def flush(self, timeout: float = 1.0) -> bool:

@@ -27,7 +27,7 @@ from typing import Final
 
 import posix_ipc
 
-from sona_shm.errors import EngineNotReady
+from sona_shm.errors import EngineForbidden, EngineNotReady
 from sona_shm.shm import fork
 from sona_shm.shm.names import Names
 
@@ -64,9 +64,21 @@ def open_descriptor(segment: str, *, create: bool = False) -> int:
     ------
     posix_ipc.ExistentialError
         If it does not exist and is not to be created.
+    EngineForbidden
+        If it belongs to another user.
     """
     flags = posix_ipc.O_CREAT if create else 0
-    return int(posix_ipc.SharedMemory(segment, flags=flags, mode=0o600).fd)
+    try:
+        return int(posix_ipc.SharedMemory(segment, flags=flags, mode=0o600).fd)
+    except (posix_ipc.PermissionsError, PermissionError):
+        raise forbidden(segment) from None
+
+
+def forbidden(segment: str) -> EngineForbidden:
+    """The error for a segment of another user."""
+    return EngineForbidden(
+        f"{segment} belongs to another user; run as the user who created the engine"
+    )
 
 
 class LifecycleLock:

@@ -28,6 +28,7 @@ from sona_shm.shm.locks import (
     LANE_BYTE,
     LEASE_BYTE,
     POLL_SECONDS,
+    forbidden,
     is_locked,
     lifecycle_is_locked,
     open_descriptor,
@@ -100,6 +101,8 @@ class EngineMemory:
     def _attach(self, kind: str, name: str) -> SharedMemory:
         try:
             segment = attach_segment(name)
+        except PermissionError:
+            raise forbidden(name) from None
         except FileNotFoundError:
             if kind == "control":
                 raise
@@ -153,6 +156,10 @@ class EngineMemory:
     def is_open(self) -> bool:
         """Whether `close` was not called yet."""
         return bool(self._finalizer.alive)
+
+    def leave_at_exit(self) -> None:
+        """Do not close at the end of the program: whoever works with this memory closes it."""
+        self._finalizer.atexit = False
 
     def require_open(self) -> None:
         """Raise EngineClosed after `close`."""
@@ -318,13 +325,16 @@ class EngineMemory:
 def _let_go(
     held: dict[int, int], at_close: list[Callable[[], object]], segments: dict[str, SharedMemory]
 ) -> None:
-    """Locks, then what maps the segments, then the segments: also at exit and when collected."""
-    for descriptor in held.values():
-        os.close(descriptor)
-    held.clear()
+    """What uses the segments, then locks, then segments: also at exit and when collected.
+
+    A user that refuses to let go, because a thread is at work in it, keeps its lock too.
+    """
     for release in at_close:
         release()
     at_close.clear()
+    for descriptor in held.values():
+        os.close(descriptor)
+    held.clear()
     for segment in segments.values():
         segment.close()
     segments.clear()
