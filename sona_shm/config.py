@@ -82,7 +82,8 @@ class SonaConfig:
 quality_threshold
         Settings of the background loop, kept with the crate's defaults.  Nothing uses them yet.
     trajectory_capacity : int
-        How many typical trajectories (one step) all lanes hold together.
+        How many typical trajectories (one step) all lanes hold together until they are learned;
+        where the learner is inline, up to half of it holds learned ones for `drain_trajectories`.
     routes : sequence of Route
         Candidates, up to 1024; empty for an engine that only adapts embeddings.
     cost_weight : float
@@ -94,8 +95,7 @@ quality_threshold
     squarecb_gamma : float
         ``squarecb`` sharpens its choices with ``squarecb_gamma * sqrt(outcomes learned)``.
     head_lr : float
-        AdaGrad step of the route heads.  0.14 was best, in 0.05 to 0.3, on one half of the rows
-        of three routing streams and the digits; see docs/architecture.md.
+        AdaGrad step of the route heads; docs/architecture.md says how 0.14 was chosen.
     update_rule : {"exact", "reference"}
         ``"reference"`` keeps the published crate's arithmetic for the MicroLoRA.
     flush_threshold : int
@@ -103,6 +103,7 @@ quality_threshold
     flush_interval_ms : float or None
         Once it has caught up with every lane, the learner publishes as soon as the oldest
         unpublished signal is this old; 0 publishes at once, None only at `flush_threshold`.
+        An inline learner looks at the clock only when something is recorded.
     max_workers : int
         Number of lanes: processes that record at the same time.
     pending_decisions : int

@@ -370,7 +370,8 @@ to it to go on learning, or pass replace=True to start anew
         True
         >>> sona.Engine.destroy("doc-record")
         """
-        return self.instant.on_trajectory(trajectory)
+        instant = self.instant
+        return instant._put((instant._lane or instant._claim()).record(trajectory))
 
     def flush(self, timeout: float = 1.0) -> bool:
         """Have everything recorded so far learned and published; see `InstantLoop.flush`.

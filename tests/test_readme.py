@@ -29,6 +29,10 @@ def test_the_code_works_as_pasted() -> None:
     assert re.fullmatch(r"(small|large) 0\.\d+\n1\n", done.stdout)
 
 
+def test_no_placeholder_is_left() -> None:
+    assert "@@" not in README
+
+
 def test_every_command_it_names_exists() -> None:
     commands = set(re.findall(r"`sona (\w+)", README))
     assert {"demo", "learner", "stats", "destroy"} <= commands

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .processes import Pipe
 
 
-REFUSAL_PAUSE_SECONDS = 100e-6
+REFUSAL_PAUSE_SECONDS = 1e-3
 """How long a refused producer sleeps: like a blocked one it leaves the processor to the reader."""
 
 

@@ -30,7 +30,6 @@ from sona_shm.shm.waiting import wait_until
 from sona_shm.trajectory import QueryTrajectory
 
 _NEXT_ID: Final = OFFSETS["control_header.next_trajectory_id"]
-_DONE: Final = 1
 _WAKE_LEARNER: Final = 2
 
 
@@ -188,10 +187,7 @@ class InstantLoop:
         ...     loop.on_trajectory(QueryTrajectory(1, [0.0, 1.0]).finalize(0.8))
         True
         """
-        status = (self._lane or self._claim()).record(trajectory)
-        if status == _DONE and self._drain is None:
-            return True
-        return self._put(status)
+        return self._put((self._lane or self._claim()).record(trajectory))
 
     def _put(self, status: int) -> bool:
         """What follows a record: wake the learner, or be it."""

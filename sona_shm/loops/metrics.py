@@ -32,7 +32,7 @@ class InstantLoopMetrics:
     feedback_unknown : int
         No decision ever had this id.
     nonfinite_skipped : int
-        A value, or what would be computed from it, was not finite.
+        A value was not finite or out of range, or what would be computed from it was.
     records_corrupt : int
         The parts of a record did not fit into it.
     lanes_quarantined : int
