@@ -99,7 +99,7 @@ static uint64_t remember_decision(uint64_t number)
 {
     struct decision_slot *slot = decision_begin(&producer);
     float *x = (float *)(slot + 1);
-    for (int i = 0; i < 8; i++) x[i] = 0.2f * (float)(number + 1);
+    for (int i = 0; i < 8; i++) x[i] = 0.05f * (float)(number + 1);
     slot->decision.route = 0;
     const uint64_t id = identifier_base(0, identifier_first_generation(0)) | number;
     decision_commit(&producer, slot, id);

@@ -19,6 +19,7 @@
 
 #include "decide.h"
 #include "identifier.h"
+#include "kernels.h"
 #include "learner.h"
 #include "race.h"
 
@@ -284,6 +285,7 @@ static void *engine_worker(void *argument)
     for (uint64_t i = 0; i < rounds; i++) {
         struct choice choice;
         for (int k = 0; k < 32; k++) embedding[k] = (float)random_uniform(&decider.random);
+        CHECK(limit_length(embedding, 32));
         const float quality = (float)random_uniform(&decider.random);
         CHECK(decide(&decider, &choice));
         const uint64_t id = remember(&decider, &producer, base, &choice, i);
