@@ -16,6 +16,10 @@ CELL_BUFFERS: Final[int]
 LABEL_BYTES: Final[int]
 LANE_OWNER_BYTES: Final[int]
 RECORD_HEADER_BYTES: Final[int]
+STEP_HEADER_BYTES: Final[int]
+PAGE: Final[int]
+CACHE_LINE: Final[int]
+GENERATIONS: Final[int]
 
 _Geometry: TypeAlias = tuple[int, int, int, int, int, int]
 _Decoded: TypeAlias = tuple[

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sona_shm.errors import ConfigError
-from sona_shm.shm.layout import Geometry
+from sona_shm.shm.layout import (
+    CACHE_LINE,
+    PAGE,
+    RECORD_HEADER_BYTES,
+    STEP_HEADER_BYTES,
+    Geometry,
+)
 
-PAGE = 4096
-RECORD_HEADER = 64
-STEP_HEADER = 16
-CACHE_LINE = 64
 LARGEST_LANE = 2**31
 LARGEST_PRICE = 1e6
 
@@ -341,7 +343,7 @@ quality_threshold
         >>> SonaConfig(hidden_dim=8, max_workers=2).geometry().max_workers
         2
         """
-        typical = RECORD_HEADER + STEP_HEADER + 2 * 4 * self.hidden_dim
+        typical = RECORD_HEADER_BYTES + STEP_HEADER_BYTES + 2 * 4 * self.hidden_dim
         typical = math.ceil(typical / CACHE_LINE) * CACHE_LINE
         # One record more than asked for, because the end of the ring may be left unused.
         records = math.ceil(self.trajectory_capacity / self.max_workers) + 1

@@ -22,9 +22,9 @@ def trajectory(
     quality: object = 0.7,
 ) -> sona.QueryTrajectory:
     """A trajectory of one step, good but for what the caller spoils."""
-    made = sona.QueryTrajectory(1, embedding)  # type: ignore[arg-type]
-    made.add_step(sona.TrajectoryStep(activations, attention, reward))  # type: ignore[arg-type]
-    return made.finalize(quality)  # type: ignore[arg-type]
+    made = sona.QueryTrajectory(1, embedding)  # type: ignore[arg-type]  # wrong on purpose
+    made.add_step(sona.TrajectoryStep(activations, attention, reward))  # type: ignore[arg-type]  # wrong on purpose
+    return made.finalize(quality)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def state_of(engine: sona.Engine) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ def make_engine(name: str, **settings: object) -> sona.Engine:
     config = sona.SonaConfig(
         hidden_dim=DIM,
         routes=(sona.Route("small"), sona.Route("large", 1.0)),
-        **settings,  # type: ignore[arg-type]
+        **settings,  # type: ignore[arg-type]  # settings by name
     )
     return sona.Engine.create(name, config, learner="inline")
 
@@ -79,13 +79,13 @@ NOT_NUMBERS = [["a"] * DIM, [1j] * DIM, [None] * DIM, [[1.0], [1.0, 2.0]], objec
 @pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
 def test_apply_refuses_what_holds_no_real_numbers(engine: sona.Engine, value: object) -> None:
     with refused(engine, sona.DtypeError, TypeError, "x "):
-        engine.apply(value)  # type: ignore[arg-type]
+        engine.apply(value)  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
 def test_route_refuses_what_holds_no_real_numbers(engine: sona.Engine, value: object) -> None:
     with refused(engine, sona.DtypeError, TypeError, "x "):
-        engine.route(value)  # type: ignore[arg-type]
+        engine.route(value)  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
@@ -115,19 +115,19 @@ def test_record_refuses_a_number_of_another_type(
 def test_feedback_refuses_a_quality_of_another_type(engine: sona.Engine, value: object) -> None:
     decision_id = engine.route(X).id
     with refused(engine, sona.DtypeError, TypeError, "quality", type(value).__name__):
-        engine.feedback(decision_id, value)  # type: ignore[arg-type]
+        engine.feedback(decision_id, value)  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize("id", ["7", None, 1.5], ids=repr)
 def test_feedback_refuses_an_id_of_another_type(engine: sona.Engine, id: object) -> None:
     with refused(engine, sona.DtypeError, TypeError, "id", type(id).__name__):
-        engine.feedback(id, 0.5)  # type: ignore[arg-type]
+        engine.feedback(id, 0.5)  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize("id", ["7", None, 1.5], ids=repr)
 def test_record_refuses_an_id_of_another_type(engine: sona.Engine, id: object) -> None:
     with refused(engine, sona.DtypeError, TypeError, "id", type(id).__name__):
-        engine.record(sona.QueryTrajectory(id, X).finalize(0.5))  # type: ignore[arg-type]
+        engine.record(sona.QueryTrajectory(id, X).finalize(0.5))  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize("id", [-1, 2**64], ids=repr)
@@ -166,7 +166,7 @@ def test_apply_refuses_an_out_that_cannot_be_written(engine: sona.Engine, kind: 
     x = np.ones((DIM, DIM), np.float32) if kind == "transposed" else X
     before = np.array(out)
     with refused(engine, sona.DtypeError, TypeError, "out", "C-contiguous float32"):
-        engine.apply(x, out=out)  # type: ignore[arg-type]
+        engine.apply(x, out=out)  # type: ignore[arg-type]  # wrong on purpose
     np.testing.assert_array_equal(np.array(out), before)
 
 

@@ -20,7 +20,7 @@ ROUTES = (sona.Route("small"), sona.Route("large", 1.0))
 
 
 def create(name: str, **settings: object) -> sona.Engine:
-    config = sona.SonaConfig(hidden_dim=DIM, routes=ROUTES, **settings)  # type: ignore[arg-type]
+    config = sona.SonaConfig(hidden_dim=DIM, routes=ROUTES, **settings)  # type: ignore[arg-type]  # wrong on purpose
     return sona.Engine.create(name, config)
 
 
@@ -242,7 +242,7 @@ AFTER_CLOSE: dict[str, Callable[[sona.Engine], object]] = {
 @pytest.mark.parametrize("learner", [None, "inline"])
 def test_use_after_close_is_engine_closed(name: str, operation: str, learner: str | None) -> None:
     create(name).close()
-    engine = sona.Engine.attach(name, learner)  # type: ignore[arg-type]
+    engine = sona.Engine.attach(name, learner)  # type: ignore[arg-type]  # wrong on purpose
     engine.feedback(engine.route(X).id, 0.5)
     engine.close()
     with sona.Engine.attach(name) as witness:

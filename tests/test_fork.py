@@ -208,7 +208,7 @@ def test_every_start_method(name: str, method: str) -> None:
     with sona.Engine.create(name, SMALL, learner="inline") as engine:
         pairs = [context.Pipe() for _ in range(2)]
         workers = [
-            context.Process(  # type: ignore[attr-defined]
+            context.Process(  # type: ignore[attr-defined]  # every context has it
                 target=work_in_child, args=(name, there)
             )
             for _, there in pairs

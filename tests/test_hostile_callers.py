@@ -45,7 +45,7 @@ class ClosingArray:
 
 def test_feedback_that_closes_the_engine_is_engine_closed(engine: sona.Engine) -> None:
     with pytest.raises(sona.EngineClosed):
-        engine.feedback(1, ClosingNumber(engine))  # type: ignore[arg-type]
+        engine.feedback(1, ClosingNumber(engine))  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize("method", ["apply", "route"])
@@ -72,7 +72,7 @@ def test_steps_that_vanish_while_they_are_read_are_recorded_as_they_were(
             return 0.5
 
     for _ in range(3):
-        t.add_step(sona.TrajectoryStep(np.ones(DIM), [], Vanishing()))  # type: ignore[arg-type]
+        t.add_step(sona.TrajectoryStep(np.ones(DIM), [], Vanishing()))  # type: ignore[arg-type]  # wrong on purpose
     assert engine.record(t)
 
 
@@ -81,7 +81,7 @@ def test_a_step_without_attention_weights_is_an_attribute_error(engine: sona.Eng
         activations, reward, step_idx, layer_name = np.ones(DIM), 0.5, 0, None
 
     t = sona.QueryTrajectory(1, np.ones(DIM)).finalize(0.5)
-    t.steps.append(Bare())  # type: ignore[arg-type]
+    t.steps.append(Bare())  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(AttributeError, match="attention_weights"):
         engine.record(t)
     t.steps.clear()

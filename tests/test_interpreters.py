@@ -23,7 +23,7 @@ NO_NETWORK = ("NewConnectionError", "Temporary failure in name resolution", "Con
 
 
 def run(command: list[str], seconds: float, **settings: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]  # keywords pass through
         command, capture_output=True, text=True, timeout=seconds, check=False, **settings
     )
 

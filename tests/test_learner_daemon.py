@@ -117,7 +117,7 @@ def test_run_ends_with_its_event_and_with_the_engine(name: str) -> None:
 @pytest.mark.parametrize("kind", ["thread", "process"])
 def test_an_own_learner_ends_with_its_engine(name: str, kind: str) -> None:
     config = SMALL
-    engine = sona.Engine.create(name, config, learner=kind)  # type: ignore[arg-type]
+    engine = sona.Engine.create(name, config, learner=kind)  # type: ignore[arg-type]  # a parameter
     assert engine.stats().learner_alive
     for _ in range(30):
         assert engine.record(trajectory())
@@ -150,7 +150,7 @@ def test_a_learner_process_ends_when_its_parent_is_killed(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["thread", "process", "inline"])
 def test_a_second_learner_is_refused(name: str, kind: str) -> None:
-    with sona.Engine.create(name, SMALL, learner=kind) as engine:  # type: ignore[arg-type]
+    with sona.Engine.create(name, SMALL, learner=kind) as engine:  # type: ignore[arg-type]  # a parameter
         with pytest.raises(sona.NotTheLearner, match=str(engine._memory.control.load(LEARNER_PID))):
             Learner(name)
         with pytest.raises(sona.NotTheLearner):

@@ -42,7 +42,7 @@ RUN_SECONDS = 240.0
 
 
 def run(command: list[str], **settings: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]  # keywords pass through
         command, capture_output=True, text=True, check=False, **settings
     )
 

@@ -19,7 +19,7 @@ def make_trajectory(id: int) -> sona.QueryTrajectory:
 
 
 def engine_loop(name: str, **settings: object) -> sona.Engine:
-    config = sona.SonaConfig(hidden_dim=64, flush_interval_ms=None, **settings)  # type: ignore[arg-type]
+    config = sona.SonaConfig(hidden_dim=64, flush_interval_ms=None, **settings)  # type: ignore[arg-type]  # settings by name
     return sona.Engine.create(name, config, learner="inline")
 
 

@@ -72,7 +72,7 @@ def test_a_stand_alone_loop_keeps_its_buffer_capacity(hidden_dim: int, capacity:
 def test_lanes_beyond_their_largest_size_are_refused() -> None:
     large = {"hidden_dim": 4096, "trajectory_capacity": 100_000, "max_workers": 1}
     with raises_exactly(sona.ConfigError, ValueError, "trajectory_capacity"):
-        sona.SonaConfig(**large).nbytes()  # type: ignore[arg-type]
+        sona.SonaConfig(**large).nbytes()  # type: ignore[arg-type]  # settings by name
 
 
 # ---- names of engines ----

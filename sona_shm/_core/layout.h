@@ -46,13 +46,16 @@ _Static_assert(sizeof(struct segment_identity) == CACHE_LINE, "one line");
  * ------------------ -------------------------- ----------------- ----------------------------
  * ready              creator, once, last        attachers         release/acquire: all that the
  *                                                                 creator wrote is seen with it
- * destroyed          destroyer, once            everybody         relaxed: a hint to stop
+ * destroyed          destroyer, once            workers, learner  release/relaxed: refuse from now
+ *                                                                 on; set before its locks fall
+ *                                                                 free, so no claim overlooks it
  * geometry, config_* creator, before ready      attachers         plain, ordered by ready
- * next_trajectory_id any process, fetch_add     the same          relaxed: only uniqueness
+ * next_trajectory_id any process, fetch_add     the same          acq_rel: uniqueness would do
  * flush_requested    any process, fetch_add     learner           acq_rel/acquire: a request
  *                                                                 follows the records it means
  * learner_sleeping   learner: 1; producers and  producers         seq_cst with a fence on both
- *                    learner: 0 (exchange)                        sides: store-then-load (Dekker)
+ *                    learner: 0                                   sides: store-then-load (Dekker);
+ *                                                                 0 again relaxed: only a hint
  * flush_served       learner                    requesters        release/acquire: weights first
  * learner_*, _ns     learner                    people            relaxed: for display only   */
 struct control_header {
@@ -61,9 +64,7 @@ struct control_header {
     shared_word destroyed;
     uint64_t config_length;
     uint64_t config_checksum;
-    uint64_t ring_bytes;
-    uint64_t weights_bytes;
-    uint64_t unused0[2];
+    uint64_t unused0[4];
     /* the geometry that the sizes were computed from */
     uint64_t hidden_dim;
     uint64_t rank;
@@ -93,8 +94,15 @@ _Static_assert(offsetof(struct control_header, learner_sleeping) == 320, "layout
 _Static_assert(offsetof(struct control_header, flush_served) == 384, "layout");
 _Static_assert(sizeof(struct control_header) == 448, "layout");
 
-/* Who holds a lane, for people to read.  Written by the claimer while it holds the lane's lock
- * byte; ownership itself is the kernel lock, never these words. */
+/* Who holds a lane.  Ownership itself is the kernel lock, never these words.
+ *
+ * word                written by           read by          order and reason
+ * ------------------- -------------------- ---------------- --------------------------------------
+ * generation          claimer, under the   learner, next    release/relaxed: only tells expired
+ *                     lane's lock byte     claimer          ids from foreign ones; a slot is found
+ *                                                           by its whole id
+ * pid, since_ns,      the same             people           release/acquire, label plain: display
+ *   label                                                                                       */
 struct lane_owner {
     shared_word pid;
     shared_word since_ns;
@@ -108,13 +116,13 @@ _Static_assert(sizeof(struct lane_owner) == CACHE_LINE, "one line");
  * word                 written by   read by            order and reason
  * -------------------- ------------ ------------------ ------------------------------------------
  * head                 producer     learner, monitor   release/acquire: the record is complete
- * intent               producer     next owner         relaxed, before its count, before head:
- *                                                      which count the store of head makes true
+ * intent               producer     next owner,        relaxed, before its count, before head:
+ *                                   monitor            which count the store of head makes true
  * trajectories,        producer     monitor, next      relaxed: counts, exact with `intent`
  *   feedbacks, dropped              owner
  * decisions            producer     monitor, next      release: the slot is complete
  *                                   owner
- * epoch                producer     learner            release/acquire: restart_* belong to it
+ * epoch                producer     learner, monitor   release/acquire: restart_* belong to it
  * restart_position,    producer     learner            plain values before epoch
  *   restart_records
  * base_*               producer at  monitor            relaxed: counts before this owner; what
@@ -209,7 +217,8 @@ struct decision_slot {
 };
 _Static_assert(sizeof(struct decision_slot) == CACHE_LINE, "one line");
 
-/* Learner only: which decision of this slot was used, in the snapshot of which version.
+/* Learner only, and its successor (version relaxed, id release: a mark is whole or void):
+ * which decision of this slot was used, in the snapshot of which version.
  * `version` is stored before `id`; a mark whose version was never published is void and swept
  * by the next learner. */
 struct used_mark {

@@ -1,5 +1,6 @@
 /* The extension module sona_shm._core: types, plain-array functions, layout. */
 #include "cell.h"
+#include "identifier.h"
 #include "kernels.h"
 #include "policy.h"
 #include "python.h"
@@ -45,8 +46,7 @@ static PyObject *layout_offsets(void)
     PUT(segment_identity, magic) PUT(segment_identity, layout_version)
     PUT(segment_identity, kind) PUT(segment_identity, creation_id) PUT(segment_identity, bytes)
     PUT(control_header, ready) PUT(control_header, destroyed) PUT(control_header, config_length)
-    PUT(control_header, config_checksum) PUT(control_header, ring_bytes)
-    PUT(control_header, weights_bytes) PUT(control_header, hidden_dim)
+    PUT(control_header, config_checksum) PUT(control_header, hidden_dim)
     PUT(control_header, next_trajectory_id) PUT(control_header, flush_requested)
     PUT(control_header, learner_sleeping) PUT(control_header, flush_served)
     PUT(control_header, learner_pid) PUT(control_header, learner_since_ns)
@@ -263,6 +263,11 @@ static int module_exec(PyObject *module)
     if (PyModule_AddIntMacro(module, CELL_BUFFERS) < 0) return -1;
     if (PyModule_AddIntMacro(module, LABEL_BYTES) < 0) return -1;
     if (PyModule_AddIntConstant(module, "LANE_OWNER_BYTES", sizeof(struct lane_owner)) < 0)
+        return -1;
+    if (PyModule_AddIntMacro(module, PAGE) < 0) return -1;
+    if (PyModule_AddIntMacro(module, CACHE_LINE) < 0) return -1;
+    if (PyModule_AddIntConstant(module, "GENERATIONS", IDENTIFIER_GENERATION_MASK) < 0) return -1;
+    if (PyModule_AddIntConstant(module, "STEP_HEADER_BYTES", sizeof(struct step_header)) < 0)
         return -1;
     return PyModule_AddIntConstant(module, "RECORD_HEADER_BYTES", sizeof(struct record_header));
 }

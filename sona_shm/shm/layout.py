@@ -15,6 +15,10 @@ OFFSETS: Final = _core.OFFSETS
 LEARNER_COUNTERS: Final = _core.LEARNER_COUNTERS
 MAGIC: Final = _core.MAGIC
 LAYOUT_VERSION: Final = _core.SONA_LAYOUT_VERSION
+PAGE: Final = _core.PAGE
+CACHE_LINE: Final = _core.CACHE_LINE
+RECORD_HEADER_BYTES: Final = _core.RECORD_HEADER_BYTES
+STEP_HEADER_BYTES: Final = _core.STEP_HEADER_BYTES
 SEGMENT_KINDS: Final = {"control": 1, "ring": 2, "weights": 3}
 
 

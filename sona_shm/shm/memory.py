@@ -301,7 +301,7 @@ class EngineMemory:
     @property
     def first_generation(self) -> int:
         """Of every lane: random, so that ids of another engine are foreign here."""
-        return self.creation_id % 8191 + 1
+        return self.creation_id % _core.GENERATIONS + 1
 
     def owner(self, index: int) -> dict[str, int | str]:
         """Who last claimed a lane, for people to read."""

@@ -37,7 +37,7 @@ if sys.version_info < (3, 13):
                 resource_tracker.unregister(name, kind)
 
     # The stubs do not show the module's own import of the tracker, which is what it calls.
-    shared_memory.resource_tracker = _TrackerOfOthers  # type: ignore[attr-defined]
+    shared_memory.resource_tracker = _TrackerOfOthers  # type: ignore[attr-defined]  # not in the stubs
 
     def _open(name: str, size: int) -> shared_memory.SharedMemory:
         return shared_memory.SharedMemory(name.lstrip("/"), create=size > 0, size=size)

@@ -69,7 +69,7 @@ def fork(body: object) -> int:
     if child == 0:
         status = 1
         try:
-            body()  # type: ignore[operator]
+            body()  # type: ignore[operator]  # a callable
             status = 0
         finally:
             os._exit(status)

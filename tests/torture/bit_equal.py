@@ -29,7 +29,7 @@ def _config(update_rule: str) -> sona.SonaConfig:
         # Choices must not depend on which version of the weights a decision happens to see.
         policy="epsilon_greedy",
         epsilon=1.0,
-        update_rule=update_rule,  # type: ignore[arg-type]
+        update_rule=update_rule,  # type: ignore[arg-type]  # a parameter
         micro_lora_lr=0.05,
         trajectory_capacity=1000,
         pending_decisions=1 << 16,

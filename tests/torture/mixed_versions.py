@@ -97,7 +97,7 @@ def read_against_tight_writer(
     try:
         for part in range(writer_kills + 1):
             goal = reads * (part + 1) // (writer_kills + 1)
-            if not wait_until(lambda goal=goal: table.column("reads").sum() >= goal, 10 * PATIENCE):  # type: ignore[misc]
+            if not wait_until(lambda goal=goal: table.column("reads").sum() >= goal, 10 * PATIENCE):  # type: ignore[misc]  # bound at once
                 raise TimeoutError(f"the readers do not get on: {table.rows}")
             if part < writer_kills:
                 busy_delay(float(rng.exponential(0.0002)))

@@ -52,5 +52,5 @@ def watch_for_stalls(name: str, table: Table) -> None:
         if not since and is_work_pending(engine):
             since = time.monotonic_ns()
         cells["looks"][0] += 1
-        wait_until(lambda seen=version: engine._version() != seen, 0.002)  # type: ignore[misc]
+        wait_until(lambda seen=version: engine._version() != seen, 0.002)  # type: ignore[misc]  # bound at once
     engine.close()
