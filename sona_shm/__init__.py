@@ -24,13 +24,17 @@ from sona_shm.errors import (
 from sona_shm.learner import Learner
 from sona_shm.learning.lora import MicroLoRA
 from sona_shm.learning.policy import route_probabilities
+from sona_shm.learning.reasoning_bank import LearnedPattern, ReasoningBank
 from sona_shm.loops.buffer import BufferStats, TrajectoryBuffer
+from sona_shm.loops.drain import LearnerOptions
 from sona_shm.loops.instant import InstantLoop
 from sona_shm.loops.metrics import InstantLoopMetrics
+from sona_shm.loops.reward import Outcome
 from sona_shm.monitor.stats import EngineStats, LaneStats, RouteStats
 from sona_shm.trajectory import (
     Decision,
     LearningSignal,
+    Prediction,
     QueryTrajectory,
     TrajectoryBuilder,
     TrajectoryStep,
@@ -56,14 +60,19 @@ __all__ = [
     "InstantLoopMetrics",
     "LaneStats",
     "LayoutMismatch",
+    "LearnedPattern",
     "Learner",
+    "LearnerOptions",
     "LearningSignal",
     "MicroLoRA",
     "NoFreeLaneError",
     "NonFiniteError",
     "NotTheLearner",
     "OutOfRangeError",
+    "Outcome",
+    "Prediction",
     "QueryTrajectory",
+    "ReasoningBank",
     "RecordTooLargeError",
     "Route",
     "RouteStats",

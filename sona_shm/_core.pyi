@@ -1,5 +1,6 @@
 """The compiled core; see ``_core/`` for the C sources and ``_core/layout.h`` for the layout."""
 
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -14,6 +15,16 @@ MAGIC: Final[int]
 SONA_LAYOUT_VERSION: Final[int]
 CELL_BUFFERS: Final[int]
 LABEL_BYTES: Final[int]
+POLICIES: Final[tuple[str, ...]]
+NAME_BYTES: Final[int]
+PROJECTED: Final[int]
+EXPERTS: Final[int]
+ROUTE_ADD: Final[int]
+ROUTE_RETIRE: Final[int]
+ROUTE_PRICE: Final[int]
+ROUTE_ACTIVE: Final[int]
+NO_ROUTE: Final[int]
+BANK_CELL_BYTES: Final[int]
 LANE_OWNER_BYTES: Final[int]
 RECORD_HEADER_BYTES: Final[int]
 STEP_HEADER_BYTES: Final[int]
@@ -21,7 +32,7 @@ PAGE: Final[int]
 CACHE_LINE: Final[int]
 GENERATIONS: Final[int]
 
-_Geometry: TypeAlias = tuple[int, int, int, int, int, int]
+_Geometry: TypeAlias = tuple[int, int, int, int, int, int, int, int]
 _Decoded: TypeAlias = tuple[
     int,
     NDArray[np.float32],
@@ -45,8 +56,11 @@ def learn_direction(
     /,
 ) -> bool: ...
 def policy_probabilities(
-    name: str, scores: ArrayLike, learned: int, parameters: tuple[float, float], /
+    name: str, scores: ArrayLike, deviations: ArrayLike, learned: int, strength: float, /
 ) -> list[float]: ...
+def add_route(
+    block: bytearray, geometry: tuple[int, ...], name: str, cost: float, price: float, /
+) -> bool: ...
 
 class Words:
     def __init__(self, segment: Buffer) -> None: ...
@@ -62,6 +76,7 @@ class Reader:
         self, x: ArrayLike, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]: ...
     def _snapshot(self) -> bytes: ...
+    def _patterns(self) -> tuple[bytes, bytes]: ...
     def _version(self) -> int: ...
     def _release(self) -> None: ...
 
@@ -76,12 +91,34 @@ class Lane:
         generation: int,
         seed: int,
         policy: str,
-        parameters: tuple[float, float],
+        strength: float,
         route_index: dict[str, int],
     ) -> None: ...
     def record(self, trajectory: QueryTrajectory, /) -> int: ...
-    def feedback(self, id: int, quality: float, /) -> int: ...
-    def decide(self, x: ArrayLike, /) -> tuple[int, int, float]: ...
+    def feedback(
+        self,
+        id: int,
+        quality: float,
+        latency_ms: float | None = None,
+        tokens: int | None = None,
+        /,
+    ) -> int: ...
+    def decide(self, x: ArrayLike, allowed: bytes | None = None, /) -> tuple[int, int, float]: ...
+    def predict(
+        self, x: ArrayLike, allowed: bytes | None = None, /
+    ) -> list[tuple[int, float, float, float]]: ...
+    def observe(
+        self,
+        x: ArrayLike,
+        route: int,
+        quality: float,
+        latency_ms: float | None = None,
+        tokens: int | None = None,
+        /,
+    ) -> int: ...
+    def change_route(
+        self, operation: int, name: str, cost: float, price: float, expected: float, like: int, /
+    ) -> int: ...
     def release(self) -> None: ...
 
 class Learner:
@@ -91,12 +128,39 @@ class Learner:
         ring: Buffer,
         weights: Buffer,
         geometry: _Geometry,
+        *,
         adapter_rate: float,
         head_rate: float,
+        forgetting: float,
         flush_threshold: int,
         reference: bool,
         keep: bool,
+        journal: bool,
+        default_quality: float,
+        feedback_timeout: float,
+        reward: Callable[[int, float, float, int, int], float] | None,
     ) -> None: ...
+    @property
+    def refit_may_begin(self) -> bool: ...
+    @property
+    def refit_is_due(self) -> bool: ...
+    @property
+    def refits(self) -> int: ...
+    def settle(self) -> None: ...
+    def take_journal(self) -> tuple[bytes, bytes]: ...
+    def refit_rows(self) -> bytearray: ...
+    def prepare_refit(
+        self,
+        projection: NDArray[np.float32],
+        offset: NDArray[np.float32],
+        centroids: NDArray[np.float32],
+        full_centroids: NDArray[np.float32],
+        sizes: NDArray[np.uint64],
+        rows: int,
+        time_ns: int,
+        /,
+    ) -> None: ...
+    def install_refit(self) -> None: ...
     @property
     def unpublished(self) -> int: ...
     @property

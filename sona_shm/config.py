@@ -8,11 +8,12 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sona_shm.errors import ConfigError
 from sona_shm.shm.layout import (
     CACHE_LINE,
+    NAME_BYTES,
     PAGE,
     RECORD_HEADER_BYTES,
     STEP_HEADER_BYTES,
@@ -21,9 +22,12 @@ from sona_shm.shm.layout import (
 
 LARGEST_LANE = 2**31
 LARGEST_PRICE = 1e6
+LARGEST_ROUTES = 1024
 
 UpdateRule = Literal["exact", "reference"]
-PolicyName = Literal["epsilon_greedy", "squarecb"]
+PolicyName = Literal["maillard", "thompson", "softmax", "squarecb", "epsilon_greedy"]
+ExpertName = Literal["linear", "ridge", "bank"]
+EXPERTS: tuple[ExpertName, ...] = get_args(ExpertName)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class Route:
     Parameters
     ----------
     name : str
-        Unique among the routes of an engine.
+        Unique among the routes of an engine, at most 63 bytes of UTF-8.
     cost : float
         Price of using it, in any unit, not negative; ``reward = quality - cost_weight * cost``.
 
@@ -49,6 +53,11 @@ class Route:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"the name of a route is {self.name!r}, expected a non-empty string")
+        if len(self.name.encode()) >= NAME_BYTES or "\0" in self.name:
+            raise ConfigError(
+                f"the name of a route is {self.name[:80]!r}, expected at most {NAME_BYTES - 1} "
+                "bytes of UTF-8 without NUL"
+            )
         _number(f"cost of route {self.name!r}", self.cost, 0.0, 1e30)
 
 
@@ -80,24 +89,41 @@ class SonaConfig:
         Rank of the MicroLoRA, 1 to 64; 1 or 2 is what it is made for.
     micro_lora_lr : float
         Step of the MicroLoRA.
-    base_lora_rank, base_lora_lr, ewc_lambda, pattern_clusters, background_interval_ms, \
-quality_threshold
+    base_lora_rank, base_lora_lr, ewc_lambda, background_interval_ms, quality_threshold
         Settings of the background loop, kept with the crate's defaults.  Nothing uses them yet.
+    pattern_clusters : int
+        Patterns of the bank, 1 to 4096.
     trajectory_capacity : int
         How many typical trajectories (one step) all lanes hold together until they are learned;
         where the learner is inline, up to half of it holds learned ones for `drain_trajectories`.
     routes : sequence of Route
-        Candidates, up to 1024; empty for an engine that only adapts embeddings.
+        Candidates at creation, up to 1024; empty for an engine that only adapts embeddings.
+    max_routes : int or None
+        Routes that there is room for, later ones included.  None: twice as many as at creation,
+        at least 16; 0 where there are none.
     cost_weight : float
         ``reward = quality - cost_weight * cost``.
-    policy : {"squarecb", "epsilon_greedy"}
-        How to explore.
-    epsilon : float
-        Share of uniform choices of ``epsilon_greedy``, in [0, 1].
-    squarecb_gamma : float
-        ``squarecb`` sharpens its choices with ``squarecb_gamma * sqrt(outcomes learned)``.
+    policy : {"maillard", "thompson", "softmax", "squarecb", "epsilon_greedy"}
+        How to explore; docs/architecture.md compares them.
+    exploration : float or None
+        Strength of the policy: factor on the predictions' standard deviations (``maillard``,
+        ``thompson``), temperature (``softmax``), gamma over the square root of the outcomes
+        (``squarecb``, more explores less), share of uniform choices (``epsilon_greedy``).
+        None: what worked best on one half of the benchmark's rows.
+    experts : sequence of {"linear", "ridge", "bank"}
+        Which experts are mixed.
     head_lr : float
-        AdaGrad step of the route heads; docs/architecture.md says how 0.14 was chosen.
+        AdaGrad step of the linear expert.
+    forgetting : float
+        How fast old outcomes lose their weight: 1 as chosen by experiment, 2 twice as fast,
+        0 never; up to 10.
+    reservoir : int
+        Recent outcomes that patterns are fitted to, 64 to 1048576.
+    default_quality : float or None
+        Learned for a decision that has no feedback after `feedback_timeout_s`; None learns
+        nothing.
+    feedback_timeout_s : float
+        Seconds, see `default_quality`.
     update_rule : {"exact", "reference"}
         ``"reference"`` keeps the published crate's arithmetic for the MicroLoRA.
     flush_threshold : int
@@ -133,11 +159,16 @@ quality_threshold
     background_interval_ms: int = 3600000
     quality_threshold: float = 0.3
     routes: Sequence[Route] = ()
+    max_routes: int | None = None
     cost_weight: float = 1.0
-    policy: PolicyName = "squarecb"
-    epsilon: float = 0.02
-    squarecb_gamma: float = 18.0
-    head_lr: float = 0.14
+    policy: PolicyName = "maillard"
+    exploration: float | None = None
+    experts: Sequence[ExpertName] = EXPERTS
+    head_lr: float = 0.12
+    forgetting: float = 1.0
+    reservoir: int = 2048
+    default_quality: float | None = None
+    feedback_timeout_s: float = 3600.0
     update_rule: UpdateRule = "exact"
     flush_threshold: int = 100
     flush_interval_ms: float | None = 0.0
@@ -152,15 +183,19 @@ quality_threshold
         _number("micro_lora_lr", self.micro_lora_lr, 0.0, 1.0)
         _number("base_lora_lr", self.base_lora_lr, 0.0, 1.0)
         _number("ewc_lambda", self.ewc_lambda, 0.0, 1e12)
-        _integer("pattern_clusters", self.pattern_clusters, 1, 65536)
+        _integer("pattern_clusters", self.pattern_clusters, 1, 4096)
         _integer("trajectory_capacity", self.trajectory_capacity, 1, 10**7)
         _integer("background_interval_ms", self.background_interval_ms, 1, 10**10)
         _number("quality_threshold", self.quality_threshold, 0.0, 1.0)
         _number("cost_weight", self.cost_weight, 0.0, 1e12)
-        _choice("policy", self.policy, ("squarecb", "epsilon_greedy"))
-        _number("epsilon", self.epsilon, 0.0, 1.0)
-        _number("squarecb_gamma", self.squarecb_gamma, 0.0, 1e6)
+        _choice("policy", self.policy, get_args(PolicyName))
+        self._check_exploration()
         _number("head_lr", self.head_lr, 0.0, 10.0)
+        _number("forgetting", self.forgetting, 0.0, 10.0)
+        _integer("reservoir", self.reservoir, 64, 1 << 20)
+        if self.default_quality is not None:
+            _number("default_quality", self.default_quality, 0.0, 1.0)
+        _number("feedback_timeout_s", self.feedback_timeout_s, 0.0, 1e9)
         _choice("update_rule", self.update_rule, ("exact", "reference"))
         _integer("flush_threshold", self.flush_threshold, 1, 10**6)
         if self.flush_interval_ms is not None:
@@ -169,8 +204,25 @@ quality_threshold
         _integer("pending_decisions", self.pending_decisions, 1, 1 << 24)
         if self.seed is not None:
             _integer("seed", self.seed, 0, 2**63 - 1)
+        self._check_experts()
         self._check_routes()
         self.geometry()
+
+    def _check_exploration(self) -> None:
+        if self.exploration is None:
+            return
+        if self.policy == "epsilon_greedy":
+            _number("exploration", self.exploration, 0.0, 1.0)
+        else:
+            _number("exploration", self.exploration, 1e-6, 1e6)
+
+    def _check_experts(self) -> None:
+        experts = self.experts
+        if isinstance(experts, str) or not isinstance(experts, Sequence):
+            raise ConfigError(f"experts is {experts!r}, expected a sequence of {EXPERTS}")
+        for expert in experts:
+            _choice("an expert", expert, EXPERTS)
+        object.__setattr__(self, "experts", tuple(e for e in EXPERTS if e in experts))
 
     def _check_routes(self) -> None:
         try:
@@ -183,15 +235,45 @@ quality_threshold
         names = [route.name for route in self.routes]
         if len(set(names)) != len(names):
             raise ConfigError(f"routes have the names {names}, expected each name once")
-        if len(names) > 1024:
-            raise ConfigError(f"{len(names)} routes were given, expected at most 1024")
+        if len(names) > LARGEST_ROUTES:
+            raise ConfigError(f"{len(names)} routes were given, expected at most {LARGEST_ROUTES}")
+        if self.max_routes is not None:
+            _integer("max_routes", self.max_routes, len(names), LARGEST_ROUTES)
         for route in routes:
-            if self.cost_weight * route.cost > LARGEST_PRICE:
-                raise ConfigError(
-                    f"cost_weight * cost of route {route.name!r} is "
-                    f"{self.cost_weight * route.cost:g}, expected at most {LARGEST_PRICE:g}; "
-                    "rewards are near 1"
-                )
+            self.price(route)
+
+    def price(self, route: Route) -> float:
+        """What a route's cost takes off its reward.
+
+        Raises
+        ------
+        ConfigError
+            If it is so large that quality would not matter.
+
+        Examples
+        --------
+        >>> SonaConfig(cost_weight=0.5).price(Route("large", cost=1.0))
+        0.5
+        """
+        price = self.cost_weight * route.cost
+        if price > LARGEST_PRICE:
+            raise ConfigError(
+                f"cost_weight * cost of route {route.name!r} is {price:g}, expected at most "
+                f"{LARGEST_PRICE:g}; rewards are near 1"
+            )
+        return price
+
+    def route_capacity(self) -> int:
+        """Routes that there is room for.
+
+        Examples
+        --------
+        >>> SonaConfig(routes=[Route("a"), Route("b")]).route_capacity()
+        16
+        """
+        if self.max_routes is not None:
+            return self.max_routes
+        return min(LARGEST_ROUTES, max(16, 2 * len(self.routes))) if self.routes else 0
 
     @classmethod
     def max_throughput(cls, **changes: Any) -> SonaConfig:
@@ -245,6 +327,7 @@ quality_threshold
             micro_lora_lr=0.001,
             ewc_lambda=1000.0,
             pattern_clusters=50,
+            reservoir=512,
             trajectory_capacity=200,
             quality_threshold=0.5,
             max_workers=4,
@@ -333,7 +416,10 @@ quality_threshold
         >>> SonaConfig.from_mapping(config.to_mapping()) == config
         True
         """
-        return dataclasses.asdict(self) | {"routes": [dataclasses.asdict(r) for r in self.routes]}
+        return dataclasses.asdict(self) | {
+            "routes": [dataclasses.asdict(route) for route in self.routes],
+            "experts": list(self.experts),
+        }
 
     def geometry(self) -> Geometry:
         """The numbers that all sizes in shared memory follow from.
@@ -358,10 +444,12 @@ quality_threshold
         return Geometry(
             hidden_dim=self.hidden_dim,
             rank=self.micro_lora_rank,
-            routes=len(self.routes),
+            routes=self.route_capacity(),
             max_workers=self.max_workers,
             pending_decisions=self.pending_decisions,
             lane_bytes=lane_bytes,
+            patterns=self.pattern_clusters,
+            reservoir=self.reservoir,
         )
 
     def nbytes(self) -> int:

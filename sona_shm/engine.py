@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from sona_shm import _core
-from sona_shm.config import SonaConfig
+from sona_shm.config import Route, SonaConfig
 from sona_shm.errors import ConfigError
 from sona_shm.learner import LearnerProcess, LearnerThread, start_learner
+from sona_shm.learning.reasoning_bank import LearnedPattern
+from sona_shm.loops.drain import LearnerOptions
 from sona_shm.loops.instant import InstantLoop, config_of, create_engine_memory
+from sona_shm.loops.patterns import learned_patterns
+from sona_shm.loops.reward import RewardFunction
 from sona_shm.monitor.stats import EngineStats, collect
 from sona_shm.shm import fork
 from sona_shm.shm.life_cycle import DEFAULT_TIMEOUT, attach_memory, destroy_memory
 from sona_shm.shm.memory import EngineMemory
-from sona_shm.trajectory import Decision, QueryTrajectory, TrajectoryBuilder
+from sona_shm.trajectory import Decision, Prediction, QueryTrajectory, TrajectoryBuilder
 
 LearnerKind = Literal["inline", "thread", "process"]
 
@@ -68,21 +75,22 @@ class Engine(_core.Reader):
     >>> sona.Engine.destroy("doc-engine")
     """
 
-    def __init__(self, memory: EngineMemory, learner: LearnerKind | None) -> None:
+    def __init__(
+        self, memory: EngineMemory, learner: LearnerKind | None, options: LearnerOptions
+    ) -> None:
         super().__init__(memory.buffer("weights"), memory.geometry)
         self.config = config_of(memory)
         self.name = memory.names.engine
         self._memory = memory
         memory.at_close(_weak_release(self))
-        self._routes = [route.name for route in self.config.routes]
         self._learners: list[LearnerThread | LearnerProcess] = []
         self._finalizer = weakref.finalize(self, _shut_down, memory, self._learners)
         self.instant = InstantLoop._over(memory, self.config)
         fork.register(self)
         if learner == "inline":
-            self.instant.become_learner()
+            self.instant.become_learner(options)
         elif learner is not None:
-            self._learners.append(start_learner(memory, learner))
+            self._learners.append(start_learner(memory, learner, options))
 
     # ---- life ----
 
@@ -94,6 +102,8 @@ class Engine(_core.Reader):
         learner: LearnerKind | None = None,
         *,
         replace: bool = False,
+        journal: str | os.PathLike[str] | None = None,
+        reward: RewardFunction | None = None,
     ) -> Engine:
         """Make a new engine and attach to it.
 
@@ -109,6 +119,11 @@ class Engine(_core.Reader):
             record, a thread of it, or a process of its own that ends with this one.
         replace : bool
             Start anew where an engine of that name exists and nobody uses it.
+        journal : path, optional
+            Directory in which this learner journals every decision and outcome.
+        reward : callable, optional
+            Computes the reward of an `Outcome`; None takes ``quality - cost_weight * cost``.
+            Where the learner is a process, it must be importable there.
 
         Raises
         ------
@@ -117,7 +132,7 @@ class Engine(_core.Reader):
         SharedMemoryTooSmall
             With the sizes; nothing is left behind.
         ConfigError
-            For an impossible name or learner.
+            For an impossible name or learner, a journal or reward without a learner.
 
         Examples
         --------
@@ -130,19 +145,25 @@ class Engine(_core.Reader):
 to it to go on learning, or pass replace=True to start anew
         >>> engine.close(); sona.Engine.destroy("doc-create")
         """
-        _check_learner(learner)
+        options = _learner_options(learner, journal, reward)
         if not isinstance(config, SonaConfig):
             raise ConfigError(f"config is {config!r}, expected a SonaConfig")
         memory = create_engine_memory(name, config, replace=replace)
         try:
-            return cls._over(memory, learner)
+            return cls._over(memory, learner, options)
         except BaseException:
             destroy_memory(name)
             raise
 
     @classmethod
     def attach(
-        cls, name: str, learner: LearnerKind | None = None, *, timeout: float = DEFAULT_TIMEOUT
+        cls,
+        name: str,
+        learner: LearnerKind | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        journal: str | os.PathLike[str] | None = None,
+        reward: RewardFunction | None = None,
     ) -> Engine:
         """Attach to an engine that some process has created.
 
@@ -153,6 +174,8 @@ to it to go on learning, or pass replace=True to start anew
             As in `create`.
         timeout : float
             Seconds to wait while the engine is being made.
+        journal, reward
+            As in `create`.
 
         Raises
         ------
@@ -170,13 +193,15 @@ to it to go on learning, or pass replace=True to start anew
         True
         >>> first.close(); second.close(); sona.Engine.destroy("doc-attach")
         """
-        _check_learner(learner)
-        return cls._over(attach_memory(name, timeout), learner)
+        options = _learner_options(learner, journal, reward)
+        return cls._over(attach_memory(name, timeout), learner, options)
 
     @classmethod
-    def _over(cls, memory: EngineMemory, learner: LearnerKind | None) -> Engine:
+    def _over(
+        cls, memory: EngineMemory, learner: LearnerKind | None, options: LearnerOptions
+    ) -> Engine:
         try:
-            return cls(memory, learner)
+            return cls(memory, learner, options)
         except BaseException:
             memory.close()
             raise
@@ -239,7 +264,7 @@ to it to go on learning, or pass replace=True to start anew
 
     # ---- routing ----
 
-    def route(self, x: ArrayLike) -> Decision:
+    def route(self, x: ArrayLike, allowed: Iterable[str | int] | None = None) -> Decision:
         """Choose a route for a request.
 
         Scores every route with the published weights, explores by the configured policy, and
@@ -249,6 +274,9 @@ to it to go on learning, or pass replace=True to start anew
         ----------
         x : array_like of float32, shape (hidden_dim,)
             Embedding of the prompt, best of about unit length; copied.
+        allowed : iterable of str or int, optional
+            Names or indices of the routes that may be chosen, such as those that are up right
+            now; None allows all that are not retired.
 
         Returns
         -------
@@ -257,7 +285,7 @@ to it to go on learning, or pass replace=True to start anew
 
         Raises
         ------
-        ShapeError, DtypeError, NonFiniteError
+        ShapeError, DtypeError, NonFiniteError, ConfigError
             Nothing was decided.
         NoFreeLaneError
             If more processes route than the engine has lanes.
@@ -268,14 +296,71 @@ to it to go on learning, or pass replace=True to start anew
         >>> config = sona.SonaConfig(hidden_dim=2, routes=[sona.Route("a"), sona.Route("b")])
         >>> with sona.Engine.create("doc-route", config, learner="inline") as engine:
         ...     engine.route([1.0, 0.0]).propensity
+        ...     engine.route([1.0, 0.0], allowed=["b"]).route
         0.5
+        'b'
         >>> sona.Engine.destroy("doc-route")
         """
         instant = self.instant
-        decision_id, index, propensity = (instant._lane or instant._claim()).decide(x)
-        return Decision(decision_id, self._routes[index], index, propensity)
+        lane = instant._lane or instant._claim()
+        if allowed is None:
+            decision_id, index, propensity = lane.decide(x)
+        else:
+            decision_id, index, propensity = lane.decide(x, self._mask(allowed))
+        try:
+            name = instant.routes.names[index]
+        except IndexError:
+            name = instant.routes.name_of(index)
+        return Decision(decision_id, name, index, propensity)
 
-    def feedback(self, id: int, quality: float) -> bool:
+    def _mask(self, allowed: Iterable[str | int]) -> bytes:
+        return self.instant.routes.mask(allowed, self._memory.sizes["allowed_words"])
+
+    def predict(self, x: ArrayLike, allowed: Iterable[str | int] | None = None) -> Prediction:
+        """Tell what `route` would base its choice on, without deciding anything.
+
+        Parameters
+        ----------
+        x : array_like of float32, shape (hidden_dim,)
+        allowed : iterable of str or int, optional
+
+        Returns
+        -------
+        Prediction
+            Reward, its uncertainty, and probability of each route.
+
+        Raises
+        ------
+        ShapeError, DtypeError, NonFiniteError, ConfigError
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> config = sona.SonaConfig(hidden_dim=2, routes=[sona.Route("a"), sona.Route("b")])
+        >>> with sona.Engine.create("doc-predict", config, learner="inline") as engine:
+        ...     engine.predict([1.0, 0.0], allowed=["a"]).probability
+        array([1., 0.])
+        >>> sona.Engine.destroy("doc-predict")
+        """
+        instant = self.instant
+        lane = instant._lane or instant._claim()
+        rows = lane.predict(x) if allowed is None else lane.predict(x, self._mask(allowed))
+        routes = self.instant.routes
+        if rows[-1][0] >= len(routes.names) or not routes.names:
+            routes.refresh()
+        table = np.full((3, len(routes.names)), np.nan)
+        table[2] = 0.0
+        for index, *values in rows:
+            table[:, index] = values
+        return Prediction(*table)
+
+    def feedback(
+        self,
+        id: int,
+        quality: float,
+        latency_ms: float | None = None,
+        tokens: int | None = None,
+    ) -> bool:
         """Tell how good the answer to a routed request was.
 
         From any process that is attached, at any later time, also after the deciding worker has
@@ -287,7 +372,12 @@ to it to go on learning, or pass replace=True to start anew
         id : int
             ``Decision.id``.
         quality : float
-            In [0, 1].  The reward is ``quality - cost_weight * cost`` of the chosen route.
+            In [0, 1].  The reward is ``quality - cost_weight * cost`` of the chosen route, or what
+            the learner's reward function makes of it.
+        latency_ms : float, optional
+            How long the answer took, 0 to 1e12.
+        tokens : int, optional
+            How many it took, up to 2**32 - 1.
 
         Returns
         -------
@@ -305,14 +395,205 @@ to it to go on learning, or pass replace=True to start anew
         >>> config = sona.SonaConfig(hidden_dim=2, routes=[sona.Route("a"), sona.Route("b")])
         >>> with sona.Engine.create("doc-feedback", config, learner="inline") as engine:
         ...     id = engine.route([1.0, 0.0]).id
-        ...     engine.feedback(id, 0.9), engine.feedback(id, 0.9)
+        ...     engine.feedback(id, 0.9, latency_ms=420.0), engine.feedback(id, 0.9)
         ...     engine.instant.metrics.feedback_duplicate
         (True, True)
         1
         >>> sona.Engine.destroy("doc-feedback")
         """
         instant = self.instant
-        return instant._put((instant._lane or instant._claim()).feedback(id, quality))
+        lane = instant._lane or instant._claim()
+        if latency_ms is None and tokens is None:
+            return instant._put(lane.feedback(id, quality))
+        return instant._put(lane.feedback(id, quality, latency_ms, tokens))
+
+    def observe(
+        self,
+        x: ArrayLike,
+        route: str | int,
+        quality: float,
+        latency_ms: float | None = None,
+        tokens: int | None = None,
+    ) -> bool:
+        """Teach the outcome of a decision that was made elsewhere, such as one out of a log.
+
+        Parameters
+        ----------
+        x : array_like of float32, shape (hidden_dim,)
+        route : str or int
+            Name or index.
+        quality : float
+            In [0, 1].
+        latency_ms, tokens
+            As in `feedback`.
+
+        Returns
+        -------
+        bool
+            False if this process's lane was full; the drop is counted.
+
+        Raises
+        ------
+        ShapeError, DtypeError, NonFiniteError, OutOfRangeError, ConfigError
+            Nothing was recorded.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> config = sona.SonaConfig(hidden_dim=2, routes=[sona.Route("a"), sona.Route("b")])
+        >>> with sona.Engine.create("doc-observe", config, learner="inline") as engine:
+        ...     engine.observe([1.0, 0.0], "b", 0.9)
+        ...     engine.stats().routes[1].outcomes
+        True
+        1
+        >>> sona.Engine.destroy("doc-observe")
+        """
+        instant = self.instant
+        lane = instant._lane or instant._claim()
+        index = instant.routes.index_of(route)
+        return instant._put(lane.observe(x, index, quality, latency_ms, tokens))
+
+    # ---- routes at run time ----
+
+    def add_route(
+        self,
+        route: Route,
+        like: str | int | None = None,
+        expected_quality: float | None = None,
+        timeout: float = 1.0,
+    ) -> bool:
+        """Add a route while workers run; no restart, and every worker may choose it at once.
+
+        A new route begins with the mean of all others, and is tried until enough is known of it.
+        A route that was retired comes back with what was learned about it.
+
+        Parameters
+        ----------
+        route : Route
+        like : str or int, optional
+            A similar route, from whose knowledge the new one starts.
+        expected_quality : float, optional
+            Quality in [0, 1] to start from, with the weight of five outcomes.
+        timeout : float
+            Seconds to wait for the learner.
+
+        Returns
+        -------
+        bool
+            False if no learner answered in time, or the lane was full: with a learner, the
+            request stands.
+
+        Raises
+        ------
+        ConfigError
+            If the name is in use, or there is no room (`SonaConfig.max_routes`).
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> config = sona.SonaConfig(hidden_dim=2, routes=[sona.Route("a")])
+        >>> with sona.Engine.create("doc-add", config, learner="inline") as engine:
+        ...     engine.add_route(sona.Route("b", cost=0.1), like="a")
+        ...     engine.route([1.0, 0.0], allowed=["b"]).index
+        True
+        1
+        >>> sona.Engine.destroy("doc-add")
+        """
+        instant = self.instant
+        similar = _core.NO_ROUTE if like is None else instant.routes.index_of(like)
+        if expected_quality is not None and not 0.0 <= expected_quality <= 1.0:
+            raise ConfigError(f"expected_quality is {expected_quality!r}, expected 0 to 1")
+        rows = instant._snapshot().routes()
+        if any(row.name == route.name and row.active for row in rows):
+            raise ConfigError(f"the engine has a route {route.name!r} already")
+        capacity = self.config.route_capacity()
+        if len(rows) >= capacity and all(row.name != route.name for row in rows):
+            raise ConfigError(
+                f"the engine has {len(rows)} routes, the retired ones included, and room for "
+                f"{capacity}; create it with a larger max_routes"
+            )
+        expected = float("nan") if expected_quality is None else float(expected_quality)
+        return self._change_route(_core.ROUTE_ADD, route, timeout, expected, similar)
+
+    def retire_route(self, name: str, timeout: float = 1.0) -> bool:
+        """Take a route out of service; what was learned about it is kept.
+
+        Parameters
+        ----------
+        name : str
+        timeout : float
+            Seconds to wait for the learner.
+
+        Returns
+        -------
+        bool
+            As `add_route`.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such route.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> config = sona.SonaConfig(hidden_dim=2, routes=[sona.Route("a"), sona.Route("b")])
+        >>> with sona.Engine.create("doc-retire", config, learner="inline") as engine:
+        ...     _ = engine.retire_route("a")
+        ...     engine.route([1.0, 0.0]).route
+        'b'
+        >>> sona.Engine.destroy("doc-retire")
+        """
+        self.instant.routes.index_of(name)
+        return self._change_route(_core.ROUTE_RETIRE, Route(name), timeout)
+
+    def set_cost(self, name: str, cost: float, timeout: float = 1.0) -> bool:
+        """Give a route another cost; scores follow at once, nothing has to be learned again.
+
+        Parameters
+        ----------
+        name : str
+        cost : float
+            In the unit of the others.
+        timeout : float
+            Seconds to wait for the learner.
+
+        Returns
+        -------
+        bool
+            As `add_route`.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such route, or the cost is negative or too large.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> config = sona.SonaConfig(hidden_dim=2, routes=[sona.Route("a"), sona.Route("b")])
+        >>> with sona.Engine.create("doc-cost", config, learner="inline") as engine:
+        ...     _ = engine.set_cost("a", 0.25)
+        ...     engine.stats().routes[0].cost
+        0.25
+        >>> sona.Engine.destroy("doc-cost")
+        """
+        self.instant.routes.index_of(name)
+        return self._change_route(_core.ROUTE_PRICE, Route(name, cost), timeout)
+
+    def _change_route(
+        self,
+        operation: int,
+        route: Route,
+        timeout: float,
+        expected: float = float("nan"),
+        like: int = _core.NO_ROUTE,
+    ) -> bool:
+        instant = self.instant
+        lane = instant._lane or instant._claim()
+        price = self.config.price(route)
+        put = lane.change_route(operation, route.name, route.cost, price, expected, like)
+        return instant._put(put) and instant.flush(timeout)
 
     # ---- trajectories ----
 
@@ -370,8 +651,7 @@ to it to go on learning, or pass replace=True to start anew
         True
         >>> sona.Engine.destroy("doc-record")
         """
-        instant = self.instant
-        return instant._put((instant._lane or instant._claim()).record(trajectory))
+        return self.instant.on_trajectory(trajectory)
 
     def flush(self, timeout: float = 1.0) -> bool:
         """Have everything recorded so far learned and published; see `InstantLoop.flush`.
@@ -388,6 +668,40 @@ to it to go on learning, or pass replace=True to start anew
 
     # ---- looking ----
 
+    def find_patterns(self, x: ArrayLike, k: int = 3) -> list[LearnedPattern]:
+        """The learned patterns nearest to an embedding, nearest first.
+
+        The first is the one whose experience `route` uses.
+
+        Parameters
+        ----------
+        x : array_like of float32, shape (hidden_dim,)
+        k : int
+            How many at most, 1 or more.
+
+        Returns
+        -------
+        list of LearnedPattern
+            Empty before the first refit, after some 40 outcomes.
+
+        Raises
+        ------
+        ShapeError, DtypeError, NonFiniteError, OutOfRangeError
+
+        Examples
+        --------
+        >>> import numpy as np, sona_shm as sona
+        >>> config = sona.SonaConfig(hidden_dim=4, routes=[sona.Route("a"), sona.Route("b")])
+        >>> with sona.Engine.create("doc-patterns", config, learner="inline") as engine:
+        ...     for x in np.eye(4).repeat(16, axis=0):
+        ...         _ = engine.feedback(engine.route(x).id, float(x[0]))
+        ...     [round(p.avg_quality, 1) for p in engine.find_patterns([1.0, 0, 0, 0], k=1)]
+        [1.0]
+        >>> sona.Engine.destroy("doc-patterns")
+        """
+        block, slow = self._patterns()
+        return learned_patterns(block, slow, self._memory.geometry, x, k)
+
     def stats(self) -> EngineStats:
         """What the engine's processes have done and lost; see `EngineStats`.
 
@@ -399,11 +713,23 @@ to it to go on learning, or pass replace=True to start anew
         0
         >>> sona.Engine.destroy("doc-stats")
         """
-        return collect(self._memory, self._snapshot())
+        return collect(self._memory, *self._patterns())
 
 
-def _check_learner(learner: LearnerKind | None) -> None:
+def _learner_options(
+    learner: LearnerKind | None,
+    journal: str | os.PathLike[str] | None,
+    reward: RewardFunction | None,
+) -> LearnerOptions:
     if learner is not None and learner not in get_args(LearnerKind):
         raise ConfigError(
             f"learner is {learner!r}, expected None, {', '.join(map(repr, get_args(LearnerKind)))}"
         )
+    if learner is None and (journal is not None or reward is not None):
+        raise ConfigError(
+            "journal and reward belong to a learner, and learner is None; give them to the "
+            "process that learns, such as: sona learner NAME --journal DIR"
+        )
+    if reward is not None and not callable(reward):
+        raise ConfigError(f"reward is {reward!r}, expected a function of an Outcome")
+    return LearnerOptions(None if journal is None else Path(journal), reward)

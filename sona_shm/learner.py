@@ -14,8 +14,9 @@ import time
 from typing import Final
 
 from sona_shm.errors import NotTheLearner, SonaError
-from sona_shm.loops.drain import DrainLoop
+from sona_shm.loops.drain import DrainLoop, LearnerOptions
 from sona_shm.loops.instant import config_of
+from sona_shm.loops.reward import reward_path
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.life_cycle import attach_memory
 from sona_shm.shm.memory import EngineMemory
@@ -36,6 +37,8 @@ class Learner:
         Name of the engine.
     timeout : float
         Seconds to wait for the lease; 0 takes it now or not at all.
+    options : LearnerOptions, optional
+        Journal and reward function.
 
     Raises
     ------
@@ -55,10 +58,12 @@ class Learner:
     >>> engine.close(); sona.Engine.destroy("doc-learner")
     """
 
-    def __init__(self, name: str, timeout: float = 0.0) -> None:
+    def __init__(
+        self, name: str, timeout: float = 0.0, options: LearnerOptions | None = None
+    ) -> None:
         self._memory = attach_memory(name)
         try:
-            self._drain = _take_lease(self._memory, timeout, threading.Event())
+            self._drain = _take_lease(self._memory, timeout, threading.Event(), options)
         except BaseException:
             self._memory.close()
             raise
@@ -112,19 +117,21 @@ class Learner:
         self.close()
 
 
-def _take_lease(memory: EngineMemory, timeout: float, stop: threading.Event) -> DrainLoop:
+def _take_lease(
+    memory: EngineMemory, timeout: float, stop: threading.Event, options: LearnerOptions | None
+) -> DrainLoop:
     """The lease, within `timeout` seconds or before `stop` is set."""
     config = config_of(memory)
     deadline = time.monotonic() + timeout
     while True:
         try:
-            return DrainLoop(memory, config)
+            return DrainLoop(memory, config, options)
         except NotTheLearner:
             if time.monotonic() >= deadline or stop.wait(STANDBY_SECONDS) or memory.is_destroyed:
                 raise
 
 
-def run(name: str, stop: threading.Event) -> None:
+def run(name: str, stop: threading.Event, options: LearnerOptions | None = None) -> None:
     """Be the learner, or a standby for it, until `stop` is set or the engine is destroyed.
 
     At the end, everything recorded is learned and published.  Logs at most one line a second.
@@ -137,7 +144,7 @@ def run(name: str, stop: threading.Event) -> None:
         if lease:
             logger.info("standing by for the learner of %s", name)
         try:
-            drain = _take_lease(memory, float("inf"), stop)
+            drain = _take_lease(memory, float("inf"), stop, options)
         except NotTheLearner:
             return
         logger.info("learning for %s", name)
@@ -165,17 +172,17 @@ def _run_with_lease(memory: EngineMemory, drain: DrainLoop, stop: threading.Even
 class LearnerThread:
     """A learner in a thread of the process that owns the engine object."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, options: LearnerOptions) -> None:
         self._stop = threading.Event()
         # Daemonic, so that a program that forgets close() can still end.
         self._thread = threading.Thread(
-            target=self._run, args=(name,), name=f"sona learner {name}", daemon=True
+            target=self._run, args=(name, options), name=f"sona learner {name}", daemon=True
         )
         self._thread.start()
 
-    def _run(self, name: str) -> None:
+    def _run(self, name: str, options: LearnerOptions) -> None:
         try:
-            run(name, self._stop)
+            run(name, self._stop, options)
         except SonaError:
             logger.exception("the learner thread of %s has ended", name)
 
@@ -195,11 +202,13 @@ class LearnerProcess:
     died, and then the child drains, publishes and ends.
     """
 
-    def __init__(self, name: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "sona_shm.cli", "learner", name, "--until-stdin-closes"],
-            stdin=subprocess.PIPE,
-        )
+    def __init__(self, name: str, options: LearnerOptions) -> None:
+        command = [sys.executable, "-m", "sona_shm.cli", "learner", name, "--until-stdin-closes"]
+        if options.journal is not None:
+            command += ["--journal", str(options.journal)]
+        if options.reward is not None:
+            command += ["--reward", reward_path(options.reward)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
 
     def stop(self) -> None:
         """Learn what is recorded and end, within a bounded time."""
@@ -219,7 +228,9 @@ class LearnerProcess:
         self._process.returncode = 0  # or it would be waited for
 
 
-def start_learner(memory: EngineMemory, kind: str) -> LearnerThread | LearnerProcess:
+def start_learner(
+    memory: EngineMemory, kind: str, options: LearnerOptions
+) -> LearnerThread | LearnerProcess:
     """Start a learner and wait until it holds the lease.
 
     Raises
@@ -233,7 +244,9 @@ def start_learner(memory: EngineMemory, kind: str) -> LearnerThread | LearnerPro
             f"the engine {name!r} has a learner already, process {learner_pid(memory)}; attach "
             "without one, or run a standby: sona learner"
         )
-    learner = LearnerThread(name) if kind == "thread" else LearnerProcess(name)
+    learner: LearnerThread | LearnerProcess = (
+        LearnerThread(name, options) if kind == "thread" else LearnerProcess(name, options)
+    )
     if wait_until(lambda: memory.lock_states()[0], _STOP_SECONDS):
         return learner
     learner.stop()

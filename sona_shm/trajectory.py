@@ -40,6 +40,29 @@ class Decision(NamedTuple):
     propensity: float
 
 
+class Prediction(NamedTuple):
+    """What the engine thinks of one request; nothing was decided.
+
+    Attributes
+    ----------
+    reward : numpy.ndarray of float64, shape (routes,)
+        Predicted reward of each route; NaN where it is retired or not allowed.
+    deviation : numpy.ndarray of float64, shape (routes,)
+        Standard deviation of the prediction; NaN there, too.
+    probability : numpy.ndarray of float64, shape (routes,)
+        With which `Engine.route` would choose each; 0 there.
+
+    Examples
+    --------
+    >>> Prediction(np.zeros(2), np.ones(2), np.full(2, 0.5)).probability
+    array([0.5, 0.5])
+    """
+
+    reward: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    probability: NDArray[np.float64]
+
+
 class TrajectoryStep:
     """One step of a request.
 

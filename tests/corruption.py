@@ -241,7 +241,7 @@ def damage_control(name: str, rng: np.random.Generator, batches: int) -> dict[st
                     spans = [(0, 448), (sizes["owners_offset"], 128), (sizes["config_offset"], 200)]
                 else:
                     header = sizes["buffers_offset"]
-                    spans = [(0, 64), (sizes["cell_offset"], 128), (header, 4096)]
+                    spans = [(0, 64), (sizes["cell_offset"], 256), (header, 4096)]
                 start, length = spans[int(rng.integers(3))]
                 count = int(rng.choice([1, 8, 8, min(length, 64)]))
                 at = start + int(rng.integers(length - count + 1)) // 8 * 8

@@ -305,7 +305,7 @@ def test_a_record_larger_than_half_a_lane_is_refused_with_both_sizes(name: str) 
 def test_an_engine_without_routes_says_so(name: str) -> None:
     with (
         sona.Engine.create(name, sona.SonaConfig(hidden_dim=DIM), learner="inline") as engine,
-        refused(engine, sona.ConfigError, ValueError, "no routes"),
+        refused(engine, sona.ConfigError, ValueError, "no route may be chosen"),
     ):
         engine.route(X)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import sona_shm as sona
-from tests.conftest import leftovers
+from sona_shm import _core
 from tests.refusals import raises_exactly
 
 # field: lowest, highest
@@ -20,12 +20,14 @@ INTEGERS = {
     "hidden_dim": (1, 65536),
     "micro_lora_rank": (1, 64),
     "base_lora_rank": (1, 64),
-    "pattern_clusters": (1, 65536),
+    "pattern_clusters": (1, 4096),
     "trajectory_capacity": (1, 10**7),
     "background_interval_ms": (1, 10**10),
     "flush_threshold": (1, 10**6),
     "max_workers": (1, 1024),
     "pending_decisions": (1, 1 << 24),
+    "reservoir": (64, 1 << 20),
+    "max_routes": (0, 1024),
     "seed": (0, 2**63 - 1),
 }
 NUMBERS = {
@@ -34,12 +36,14 @@ NUMBERS = {
     "ewc_lambda": (0.0, 1e12),
     "quality_threshold": (0.0, 1.0),
     "cost_weight": (0.0, 1e12),
-    "epsilon": (0.0, 1.0),
-    "squarecb_gamma": (0.0, 1e6),
+    "exploration": (1e-6, 1e6),
     "head_lr": (0.0, 10.0),
+    "forgetting": (0.0, 10.0),
+    "default_quality": (0.0, 1.0),
+    "feedback_timeout_s": (0.0, 1e9),
     "flush_interval_ms": (0.0, 1e7),
 }
-CHOICES = {"policy": ("squarecb", "epsilon_greedy"), "update_rule": ("exact", "reference")}
+CHOICES = {"policy": _core.POLICIES, "update_rule": ("exact", "reference")}
 
 
 def short(value: object) -> str:
@@ -52,7 +56,7 @@ def make(field: str, value: object) -> sona.SonaConfig:
 
 def test_every_field_is_covered_here() -> None:
     fields = {field.name for field in dataclasses.fields(sona.SonaConfig)}
-    assert fields == {*INTEGERS, *NUMBERS, *CHOICES, "routes"}
+    assert fields == {*INTEGERS, *NUMBERS, *CHOICES, "routes", "experts"}
 
 
 @pytest.mark.parametrize("field", INTEGERS)
@@ -79,7 +83,7 @@ def test_an_integer_field_refuses(field: str, value: object) -> None:
 @pytest.mark.parametrize("field", NUMBERS)
 def test_a_number_field_accepts_its_borders(field: str) -> None:
     low, high = NUMBERS[field]
-    for value in (low, int(low), min(high, 1e300)):
+    for value in (low, int(high), min(high, 1e300)):
         assert getattr(make(field, value), field) == value
 
 
@@ -107,7 +111,7 @@ def test_a_choice_field_accepts_its_choices_only(field: str) -> None:
 
 @pytest.mark.parametrize("field", [*INTEGERS, *NUMBERS])
 def test_none_is_refused_but_where_it_has_a_meaning(field: str) -> None:
-    if field in {"seed", "flush_interval_ms"}:
+    if field in {"seed", "flush_interval_ms", "max_routes", "exploration", "default_quality"}:
         assert getattr(make(field, None), field) is None
         return
     with raises_exactly(sona.ConfigError, ValueError, field, "None"):
@@ -218,18 +222,28 @@ def test_the_number_of_routes_is_bounded() -> None:
 
 
 def test_names_of_routes_may_hold_any_characters(name: str) -> None:
-    names = ["modèle", "模型", "a b/c", "x" * 1000, "\0"]
+    names = ["modèle", "模型", "a b/c", "x" * 63, "\t"]
     config = sona.SonaConfig(hidden_dim=2, routes=tuple(map(sona.Route, names)))
     with sona.Engine.create(name, config), sona.Engine.attach(name) as engine:
         assert [row.name for row in engine.stats().routes] == names
         assert engine.route([1.0, 0.0]).route in names
 
 
-def test_routes_that_do_not_fit_into_the_segment_are_refused(name: str) -> None:
-    config = sona.SonaConfig(hidden_dim=2, routes=(sona.Route("x" * 70_000),))
-    with raises_exactly(sona.ConfigError, ValueError, "65536", "route names"):
-        sona.Engine.create(name, config)
-    assert leftovers(name) == []
+@pytest.mark.parametrize("route", ["x" * 64, "é" * 32, "a\0b"], ids=ascii)
+def test_names_that_do_not_fit_are_refused(route: str) -> None:
+    with raises_exactly(sona.ConfigError, ValueError, "name of a route", "63"):
+        sona.Route(route)
+
+
+@pytest.mark.parametrize("experts", ["bank", ("bank", "committee"), None, 3], ids=repr)
+def test_experts_that_are_none_are_refused(experts: Any) -> None:
+    with raises_exactly(sona.ConfigError, ValueError, "expert"):
+        sona.SonaConfig(experts=experts)
+
+
+def test_there_is_room_for_the_routes_there_are() -> None:
+    with raises_exactly(sona.ConfigError, ValueError, "max_routes", "2"):
+        sona.SonaConfig(routes=[sona.Route("a"), sona.Route("b")], max_routes=1)
 
 
 def test_a_price_beyond_float32_is_refused(name: str) -> None:

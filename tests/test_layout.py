@@ -32,13 +32,22 @@ PRODUCER = {
 }  # fmt: skip
 CONSUMER = {"tail", "released_trajectories", "evicted_trajectories", "quarantined"}
 BASE = Geometry(
-    hidden_dim=64, rank=2, routes=3, max_workers=4, pending_decisions=8, lane_bytes=PAGE
+    hidden_dim=64,
+    rank=2,
+    routes=3,
+    max_workers=4,
+    pending_decisions=8,
+    lane_bytes=PAGE,
+    patterns=10,
+    reservoir=64,
 )
 
 
 def drawn_geometry(rng: np.random.Generator, highest: int) -> Geometry:
     dim, rank, routes, workers, pending = (int(n) for n in rng.integers(1, highest, size=5))
-    return Geometry(dim, rank, routes, workers, pending, PAGE * int(rng.integers(1, 5)))
+    patterns, reservoir = int(rng.integers(1, highest)), int(rng.integers(64, 64 + highest))
+    lane = PAGE * int(rng.integers(1, 5))
+    return Geometry(dim, rank, routes, workers, pending, lane, patterns, reservoir)
 
 
 def fields_of(structure: str) -> dict[str, int]:
@@ -106,6 +115,10 @@ def test_metrics_are_the_counters_in_order() -> None:
         ("lane_bytes", 0),
         ("lane_bytes", PAGE + LINE),
         ("lane_bytes", (1 << 31) + PAGE),
+        ("patterns", 0),
+        ("patterns", 4097),
+        ("reservoir", 63),
+        ("reservoir", (1 << 20) + 1),
         ("hidden_dim", 2**64 - 1),
     ],
 )
@@ -115,8 +128,8 @@ def test_a_geometry_beyond_its_limits_raises(field: str, value: int) -> None:
 
 
 def test_the_limits_themselves_are_accepted() -> None:
-    least = Geometry(1, 1, 0, 1, 1, PAGE).sizes()
-    most = Geometry(65536, 64, 1024, 1024, 1 << 24, 1 << 31).sizes()
+    least = Geometry(1, 1, 0, 1, 1, PAGE, 1, 64).sizes()
+    most = Geometry(65536, 64, 1024, 1024, 1 << 24, 1 << 31, 4096, 1 << 20).sizes()
     assert 0 < least["ring_bytes"] < most["ring_bytes"] < 2**63
     assert 0 < least["weights_bytes"] < most["weights_bytes"] < 2**63
 
@@ -134,20 +147,64 @@ def test_sizes_never_shrink_when_a_number_grows(field: str, rng: np.random.Gener
 def test_blocks_of_the_snapshot_do_not_overlap(rng: np.random.Generator) -> None:
     for _ in range(50):
         g = drawn_geometry(rng, 64)
-        row, heads = 4 * g.hidden_dim, 4 * g.hidden_dim * g.routes
+        row, sizes = 4 * g.hidden_dim, g.sizes()
         taken = {
             "micro_a": g.rank * row,
             "micro_b": g.rank * row,
-            "heads": heads,
-            "head_bias": 4 * g.routes,
-            "price": 4 * g.routes,
-            "heads_squared": heads,
-            "bias_squared": 4 * g.routes,
+            "feature_mean": row,
             "reference_sum": row,
-            "route_statistics": 16 * g.routes,
-            "lane_progress": 32 * g.max_workers,
+            "lane_progress": 48 * g.max_workers,
+            "pattern_uses": 16 * g.patterns,
+            "routes_offset": g.routes * sizes["route_stride"],
         }
-        assert_apart(g.sizes(), taken, start=256, end=g.sizes()["snapshot_bytes"])
+        assert_apart(sizes, taken, start=512, end=sizes["snapshot_bytes"])
+
+
+def test_parts_of_a_route_do_not_overlap(rng: np.random.Generator) -> None:
+    for _ in range(50):
+        g = drawn_geometry(rng, 64)
+        features = _core.PROJECTED + 1
+        taken = {
+            "route_head": 4 * g.hidden_dim,
+            "route_squared": 4 * g.hidden_dim,
+            "route_ridge": 4 * features,
+            "route_covariance": 4 * features**2,
+            "route_bank": _core.BANK_CELL_BYTES * g.patterns,
+        }
+        assert_apart(g.sizes(), taken, start=256, end=g.sizes()["route_stride"])
+
+
+def test_parts_of_the_slow_block_do_not_overlap(rng: np.random.Generator) -> None:
+    for _ in range(50):
+        g = drawn_geometry(rng, 64)
+        row, sizes = 4 * g.hidden_dim, g.sizes()
+        assert sizes["pattern_stride"] >= g.patterns
+        assert sizes["pattern_stride"] % 16 == 0
+        taken = {
+            "slow_projection": _core.PROJECTED * row,
+            "slow_offset": 4 * (_core.PROJECTED + 1),
+            "slow_centroids": 4 * (_core.PROJECTED + 1) * sizes["pattern_stride"],
+            "slow_full_centroids": g.patterns * row,
+            "slow_sizes": 8 * g.patterns,
+        }
+        assert_apart(sizes, taken, start=64, end=sizes["slow_bytes"])
+
+
+def test_parts_of_the_weights_do_not_overlap(rng: np.random.Generator) -> None:
+    for _ in range(50):
+        g = drawn_geometry(rng, 64)
+        sizes = g.sizes()
+        taken = {
+            "cell_offset": 128,
+            "slow_cell_offset": 128,
+            "buffers_offset": _core.CELL_BUFFERS * sizes["buffer_stride"],
+            "slow_buffers_offset": _core.CELL_BUFFERS * sizes["slow_buffer_stride"],
+            "reservoir_offset": sizes["reservoir_rows"] * sizes["reservoir_stride"],
+        }
+        assert sizes["buffer_stride"] >= sizes["snapshot_bytes"]
+        assert sizes["slow_buffer_stride"] >= sizes["slow_bytes"]
+        assert sizes["reservoir_stride"] >= LINE + 4 * g.hidden_dim
+        assert_apart(sizes, taken, start=LINE, end=sizes["weights_bytes"])
 
 
 def test_parts_of_a_lane_do_not_overlap(rng: np.random.Generator) -> None:
@@ -159,7 +216,8 @@ def test_parts_of_a_lane_do_not_overlap(rng: np.random.Generator) -> None:
             "lane_slots_offset": g.pending_decisions * sizes["slot_bytes"],
             "lane_marks_offset": 16 * g.pending_decisions,
         }
-        assert sizes["slot_bytes"] >= LINE + 4 * g.hidden_dim
+        assert sizes["slot_embedding"] >= LINE + 8 * sizes["allowed_words"]
+        assert sizes["slot_bytes"] >= sizes["slot_embedding"] + 4 * g.hidden_dim
         assert_apart(sizes, taken, start=256, end=sizes["lane_stride"])
         last = sizes["lanes_offset"] + g.max_workers * sizes["lane_stride"]
         assert last <= sizes["ring_bytes"]

@@ -47,8 +47,8 @@ def learn_all(name: str) -> int:
 
 def learned_weights(engine: sona.Engine) -> bytes:
     """Everything learned but the counters: adapter, heads, optimiser, statistics."""
-    sizes = engine._memory.sizes
-    return engine._snapshot()[sizes["micro_a"] : sizes["lane_progress"]]
+    sizes, block = engine._memory.sizes, engine._snapshot()
+    return block[sizes["micro_a"] : sizes["lane_progress"]] + block[sizes["routes_offset"] :]
 
 
 @pytest.mark.parametrize("rule", ["exact", "reference"])
@@ -87,7 +87,7 @@ def test_a_spoiled_feedback_is_counted_and_skipped(name: str, value: float) -> N
 def test_a_spoiled_decision_is_counted_and_skipped(name: str, value: float) -> None:
     with create(name) as engine:
         engine.feedback(engine.route(X).id, 0.9)
-        spoil(name, "lane_slots_offset", 64 + 4, value)
+        spoil(name, "lane_slots_offset", engine._memory.sizes["slot_embedding"] + 4, value)
         before = learned_weights(engine)
         assert learn_all(name) == 1
         assert engine.instant.metrics.nonfinite_skipped == 1

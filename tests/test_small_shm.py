@@ -73,8 +73,8 @@ def test_a_smaller_engine_works_afterwards() -> None:
     output = run_in_small_shm(
         TOO_LARGE
         + """
-config = sona.SonaConfig(hidden_dim=16, trajectory_capacity=100, max_workers=2,
-                         pending_decisions=64, routes=[sona.Route("a")])
+config = sona.SonaConfig(hidden_dim=16, trajectory_capacity=100, max_workers=2, reservoir=64,
+                         pattern_clusters=8, pending_decisions=64, routes=[sona.Route("a")])
 with sona.Engine.create(name, config, learner="inline") as engine:
     record(engine, 1000)
     assert engine.feedback(engine.route([0.1] * 16).id, 0.5)

@@ -19,10 +19,17 @@ struct cell {
     uint64_t stride;
 };
 
-static inline struct cell cell_at(uint8_t *weights, const struct geometry *g)
+static inline struct cell fast_cell(uint8_t *weights, const struct geometry *g)
 {
     struct cell cell = {(struct cell_header *)(weights + g->cell_offset),
                         weights + g->buffers_offset, g->buffer_stride};
+    return cell;
+}
+
+static inline struct cell slow_cell(uint8_t *weights, const struct geometry *g)
+{
+    struct cell cell = {(struct cell_header *)(weights + g->slow_cell_offset),
+                        weights + g->slow_buffers_offset, g->slow_buffer_stride};
     return cell;
 }
 

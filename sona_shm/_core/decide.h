@@ -4,6 +4,7 @@
 
 #include "cell.h"
 #include "lane.h"
+#include "model.h"
 #include "policy.h"
 #include "random.h"
 
@@ -18,17 +19,28 @@ enum apply_status { APPLY_DONE, APPLY_NOT_FINITE, APPLY_DISTURBED };
 enum apply_status cell_apply(const struct cell *cell, const struct geometry *g, const float *x, float *out,
                size_t rows, float *scratch);
 
-/* A copy of the whole published block of one version; 0 if disturbed READ_ATTEMPTS times. */
-int cell_copy(const struct cell *cell, const struct geometry *g, uint8_t *block);
+/* A copy of the whole published block of one version, and of the slow block it belongs to where
+ * `slow_block` is not NULL; 0 if disturbed READ_ATTEMPTS times. */
+int cell_copy(const struct cell *fast, const struct cell *slow, const struct geometry *g,
+              uint8_t *block, uint8_t *slow_block);
+
+struct candidates { /* arrays of one element for each route that may be chosen */
+    uint32_t count;
+    uint32_t *route;
+    double *score, *deviation, *probability;
+};
 
 struct decider {
     struct geometry geometry;
-    struct cell cell;
+    struct cell fast, slow;
     policy_function *policy;
-    double parameter[2];
+    double strength;
     struct random_stream random;
-    float *embedding, *adapted, *score; /* scratch; embedding is the input */
-    double *probability;
+    float *embedding;  /* input: finite, of at most unit length */
+    uint64_t *allowed; /* input: a bit for each route; output: those that were considered */
+    struct features features;
+    float *dot;
+    struct candidates candidates;
 };
 
 struct choice {
@@ -37,8 +49,13 @@ struct choice {
     double propensity;
 };
 
-/* Chooses a route for decider->embedding; 0 if disturbed READ_ATTEMPTS times. */
-int decide(struct decider *decider, struct choice *choice);
+enum decide_status { DECIDE_DONE, DECIDE_NO_ROUTE, DECIDE_DISTURBED };
+
+/* Fills the candidates with scores and probabilities, from one version of the weights. */
+enum decide_status evaluate(struct decider *decider, uint64_t *version);
+
+/* Chooses a route for decider->embedding. */
+enum decide_status decide(struct decider *decider, struct choice *choice);
 
 /* Remembers the choice in the worker's slots; `id_base` holds lane and generation. */
 uint64_t remember(const struct decider *decider, struct producer *producer, uint64_t id_base,

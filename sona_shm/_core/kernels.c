@@ -3,10 +3,11 @@
 
 #include <math.h>
 
+#include "layout.h"
+#include "settings.h"
 #include "vector.h"
 
 #define MAX_RANK 64
-#define ADAGRAD_EPSILON 1e-4f
 
 /* Column c[r] = A[r]·x, two rows at a time. */
 INLINE void project_down(const float *a, size_t rank, size_t n, const float *x, float *c)
@@ -67,14 +68,45 @@ WIDE int adapter_forward(const float *a, const float *b, size_t rank, size_t n, 
     return forward(a, b, rank, n, x, out, c);
 }
 
-WIDE void score_routes(const float *heads, const float *bias, const float *price, size_t routes,
-                       size_t n, const float *h, float *score)
+WIDE void dot_rows(const float *rows, size_t count, size_t stride, size_t n, const float *x,
+                   float *out)
 {
-    size_t k = 0;
-    for (; k + 2 <= routes; k += 2)
-        dot2(heads + k * n, heads + (k + 1) * n, h, n, &score[k], &score[k + 1]);
-    for (; k < routes; k++) score[k] = dot(heads + k * n, h, n);
-    for (k = 0; k < routes; k++) score[k] += bias[k] - price[k];
+    size_t i = 0;
+    for (; i + 4 <= count; i += 4) dot4(rows + i * stride, stride, x, n, out + i);
+    for (; i < count; i++) out[i] = dot(rows + i * stride, x, n);
+}
+
+WIDE void project(const float *rows, const float *offset, size_t count, size_t n, const float *x,
+                  float *out)
+{
+    size_t i = 0;
+    for (; i + 4 <= count; i += 4) dot4(rows + i * n, n, x, n, out + i);
+    for (; i < count; i++) out[i] = dot(rows + i * n, x, n);
+    for (i = 0; i < count; i++) out[i] -= offset[i];
+}
+
+/* Nearest by largest z·point - |point|²/2; sixteen points at a time. */
+WIDE size_t nearest(const float *points, size_t stride, size_t count, size_t dimensions,
+                    const float *z)
+{
+    size_t best = 0;
+    float largest = -INFINITY;
+    for (size_t j = 0; j < count; j += 2 * WIDTH) {
+        vector s0, s1, u, v;
+        vector_load(&s0, points + dimensions * stride + j);
+        vector_load(&s1, points + dimensions * stride + j + WIDTH);
+        for (size_t d = 0; d < dimensions; d++) {
+            vector_load(&u, points + d * stride + j);
+            vector_load(&v, points + d * stride + j + WIDTH);
+            s0 += z[d] * u;
+            s1 += z[d] * v;
+        }
+        for (size_t i = 0; i < WIDTH; i++)
+            if (s0[i] > largest) largest = s0[i], best = j + i;
+        for (size_t i = 0; i < WIDTH; i++)
+            if (s1[i] > largest) largest = s1[i], best = j + WIDTH + i;
+    }
+    return best < count ? best : 0;
 }
 
 /* An exponent of all ones is infinity or NaN; integer tests vectorise and never trap. */
@@ -138,34 +170,54 @@ INLINE void adapter_step(float *a, float *b, size_t rank, size_t n, const float 
     }
 }
 
-/* AdaGrad (Duchi et al. 2011), per coordinate. */
+/* AdaGrad (Duchi et al. 2011), per coordinate, with the gradient error·h. */
 INLINE void adagrad_step(float *w, float *squared, const float *h, size_t n, float error,
                          float rate)
 {
     for (size_t i = 0; i < n; i++) {
         const float g = error * h[i];
         squared[i] += g * g;
-        w[i] += rate * g / sqrtf(squared[i] + ADAGRAD_EPSILON);
+        w[i] += rate * g / sqrtf(squared[i] + HEAD_EPSILON);
     }
 }
 
-WIDE int learn_outcome(const struct linear_expert *e, const float *x, float target, float *h)
+WIDE void learn_linear(const struct linear_expert *e, const float *x, const float *h, float error)
 {
     float ax[MAX_RANK], bw[MAX_RANK];
-    if (!forward(e->a, e->b, e->rank, e->n, x, h, ax)) return 0;
-    const float x_squared = dot(x, x, e->n);
-    const float error = target - (dot(e->head, h, e->n) + *e->bias);
-    /* x was limited to unit length; what is longer was written by somebody else. */
-    if (!isfinite(error) || !(x_squared <= 1.01f)) return 0;
-    if (e->adapter_learns) {
+    if (e->adapter_rate > 0.0f) {
+        project_down(e->a, e->rank, e->n, x, ax);
         project_down(e->b, e->rank, e->n, e->head, bw);
-        adapter_step(e->a, e->b, e->rank, e->n, x, e->head, ax, bw, e->adapter_rate, error,
-                     x_squared, 1.0f);
+        adapter_step(e->a, e->b, e->rank, e->n, x, e->head, ax, bw, e->adapter_rate,
+                     error * e->scale, dot(x, x, e->n), 1.0f);
     }
-    adagrad_step(e->head, e->squared, h, e->n, error, e->head_rate);
-    const float one = 1.0f;
-    adagrad_step(e->bias, e->bias_squared, &one, 1, error, e->bias_rate);
-    return 1;
+    adagrad_step(e->head, e->squared, h, e->n, error * e->scale, e->head_rate);
+}
+
+WIDE void learn_ridge(float *mean, float *covariance, const float *z, float target, float keep,
+                      float prior)
+{
+    const float grown = 1.0f / keep;
+    float u[FEATURES], shrink[FEATURES];
+    for (size_t i = 0; i < FEATURES; i++) u[i] = grown * dot(covariance + i * FEATURES, z, FEATURES);
+    const float noise = 1.0f + dot(u, z, FEATURES);
+    const float step = (target - dot(mean, z, FEATURES)) / noise;
+    for (size_t i = 0; i < FEATURES; i++) mean[i] += step * u[i];
+
+    const float unit = 1.0f / sqrtf(noise);
+    for (size_t i = 0; i < FEATURES; i++) u[i] *= unit;
+    int excessive = 0;
+    for (size_t i = 0; i < FEATURES; i++) {
+        float *row = covariance + i * FEATURES;
+        for (size_t j = 0; j < FEATURES; j++) row[j] = grown * row[j] - u[i] * u[j];
+        excessive |= row[i] > prior;
+        shrink[i] = row[i] > prior ? sqrtf(prior / row[i]) : 1.0f;
+    }
+    /* Directions that no request has lately are forgotten to the prior and no further: scaling
+     * rows and columns alike keeps the matrix positive definite. */
+    if (!excessive) return;
+    for (size_t i = 0; i < FEATURES; i++)
+        for (size_t j = 0; j < FEATURES; j++)
+            covariance[i * FEATURES + j] *= shrink[i] * shrink[j];
 }
 
 WIDE int learn_direction(const struct adapter *m, const float *x, const float *direction,

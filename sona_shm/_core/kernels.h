@@ -10,9 +10,17 @@
 int adapter_forward(const float *a, const float *b, size_t rank, size_t n, const float *x,
                      float *out);
 
-/* score[k] = heads[k]·h + bias[k] - price[k] */
-void score_routes(const float *heads, const float *bias, const float *price, size_t routes,
-                  size_t n, const float *h, float *score);
+/* out[i] = rows[i]·x for `count` rows that begin `stride` floats apart. */
+void dot_rows(const float *rows, size_t count, size_t stride, size_t n, const float *x, float *out);
+
+/* out = rows x - offset, rows of shape (count, n) */
+void project(const float *rows, const float *offset, size_t count, size_t n, const float *x,
+             float *out);
+
+/* Which of `count` points is nearest to z.  `points` holds one dimension after the other, each
+ * `stride` floats (a multiple of 16) apart; row `dimensions` holds -|point|²/2, and unused columns
+ * of it a large negative number. */
+size_t nearest(const float *points, size_t stride, size_t count, size_t dimensions, const float *z);
 
 /* Copies n floats; returns 0 if one of them is not finite. */
 int copy_finite(float *to, const float *from, size_t n);
@@ -23,17 +31,21 @@ int all_finite(const float *x, size_t n);
  * than others.  Returns 0, with nothing changed, if its squared length is not finite. */
 int limit_length(float *x, size_t n);
 
-/* One step of the linear expert and of the adapter under it towards an observed target. */
+/* One step of the linear expert on centred features h, by `error`, and of the adapter under it.
+ * All values are finite; x is of at most about unit length. */
 struct linear_expert {
     float *a, *b;          /* adapter, (rank, n) */
     float *head, *squared; /* of the chosen route, (n,) */
-    float *bias, *bias_squared;
     size_t rank, n;
-    float adapter_rate, head_rate, bias_rate;
-    int adapter_learns;
+    float adapter_rate, head_rate;
+    float scale; /* the head sees scale·h */
 };
-/* Returns 0, with nothing changed, if a value is not finite.  h: scratch of n floats. */
-int learn_outcome(const struct linear_expert *expert, const float *x, float target, float *h);
+void learn_linear(const struct linear_expert *expert, const float *x, const float *h, float error);
+
+/* One step of recursive least squares on FEATURES features with unit noise; `keep` of the
+ * information stays, and no variance grows beyond `prior`.  covariance: (FEATURES, FEATURES). */
+void learn_ridge(float *mean, float *covariance, const float *z, float target, float keep,
+                 float prior);
 
 /* One step of the adapter: moves the component of h - x along `direction`·`scale` (a unit vector)
  * towards `target`.  Returns 0, with nothing changed, if a value is not finite. */

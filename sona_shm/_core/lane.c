@@ -11,7 +11,9 @@
 
 static uint64_t intent_of(uint64_t head, enum record_kind kind, uint64_t count)
 {
-    return head | (count & INTENT_COUNT_MASK) << INTENT_COUNT_SHIFT | (uint64_t)kind;
+    /* What is no trajectory is counted as feedback. */
+    const uint64_t counted = kind == RECORD_TRAJECTORY ? RECORD_TRAJECTORY : RECORD_FEEDBACK;
+    return head | (count & INTENT_COUNT_MASK) << INTENT_COUNT_SHIFT | counted;
 }
 
 static void take_back(uint64_t *count, uint64_t intent, enum record_kind kind)
@@ -208,7 +210,7 @@ enum lane_state lane_next(const struct lane *lane, struct lane_progress *progres
             progress->position += copy->length;
             continue;
         }
-        if (copy->kind != RECORD_TRAJECTORY && copy->kind != RECORD_FEEDBACK) return LANE_CORRUPT;
+        if (copy->kind == 0 || copy->kind > RECORD_ROUTE) return LANE_CORRUPT;
         *body = lane->ring + offset + sizeof *copy;
         return LANE_RECORD;
     }

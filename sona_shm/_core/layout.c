@@ -21,24 +21,67 @@ static const char *out_of_range(const struct geometry *g)
         return "pending_decisions must be 1 to 16777216";
     if (g->lane_bytes < PAGE || g->lane_bytes > (UINT64_C(1) << 31) || g->lane_bytes % PAGE)
         return "lane_bytes must be whole pages, at most 2 GiB";
+    if (g->patterns < 1 || g->patterns > 4096) return "patterns must be 1 to 4096";
+    if (g->reservoir < 64 || g->reservoir > (1u << 20)) return "reservoir must be 64 to 1048576";
     return NULL;
+}
+
+/* A refit reads the last `reservoir` rows while a quarter as many new ones may arrive. */
+static uint64_t reservoir_rows(uint64_t reservoir) { return reservoir + reservoir / 4; }
+
+static void place_route(struct geometry *g)
+{
+    uint64_t cursor = sizeof(struct route_state);
+    const uint64_t row = g->hidden_dim * sizeof(float);
+    g->route_head = place(&cursor, row);
+    g->route_squared = place(&cursor, row);
+    g->route_ridge = place(&cursor, FEATURES * sizeof(float));
+    g->route_covariance = place(&cursor, FEATURES * FEATURES * sizeof(float));
+    g->route_bank = place(&cursor, g->patterns * sizeof(struct bank_cell));
+    g->route_stride = cursor;
 }
 
 static void place_snapshot(struct geometry *g)
 {
     uint64_t cursor = sizeof(struct snapshot_header);
-    uint64_t row = g->hidden_dim * sizeof(float);
+    const uint64_t row = g->hidden_dim * sizeof(float);
     g->micro_a = place(&cursor, g->rank * row);
     g->micro_b = place(&cursor, g->rank * row);
-    g->heads = place(&cursor, g->routes * row);
-    g->head_bias = place(&cursor, g->routes * sizeof(float));
-    g->price = place(&cursor, g->routes * sizeof(float));
-    g->heads_squared = place(&cursor, g->routes * row);
-    g->bias_squared = place(&cursor, g->routes * sizeof(float));
+    g->feature_mean = place(&cursor, row);
     g->reference_sum = place(&cursor, row);
-    g->route_statistics = place(&cursor, g->routes * sizeof(struct route_statistics));
     g->lane_progress = place(&cursor, g->max_workers * sizeof(struct lane_progress));
+    g->pattern_uses = place(&cursor, g->patterns * sizeof(struct pattern_use));
+    g->routes_offset = place(&cursor, g->routes * g->route_stride);
     g->snapshot_bytes = cursor;
+}
+
+static void place_slow(struct geometry *g)
+{
+    uint64_t cursor = sizeof(struct slow_header);
+    const uint64_t row = g->hidden_dim * sizeof(float);
+    g->pattern_stride = round_up(g->patterns, 16);
+    g->slow_projection = place(&cursor, PROJECTED * row);
+    g->slow_offset = place(&cursor, FEATURES * sizeof(float));
+    g->slow_centroids = place(&cursor, FEATURES * g->pattern_stride * sizeof(float));
+    g->slow_full_centroids = place(&cursor, g->patterns * row);
+    g->slow_sizes = place(&cursor, g->patterns * sizeof(uint64_t));
+    g->slow_bytes = cursor;
+}
+
+static void place_weights(struct geometry *g)
+{
+    g->cell_offset = PAGE;
+    g->slow_cell_offset = PAGE + sizeof(struct cell_header);
+    g->buffers_offset = 2 * PAGE;
+    g->buffer_stride = round_up(g->snapshot_bytes, PAGE);
+    g->slow_buffers_offset = g->buffers_offset + CELL_BUFFERS * g->buffer_stride;
+    g->slow_buffer_stride = round_up(g->slow_bytes, PAGE);
+    g->reservoir_offset = g->slow_buffers_offset + CELL_BUFFERS * g->slow_buffer_stride;
+    g->reservoir_stride =
+        round_up(sizeof(struct reservoir_row) + g->hidden_dim * sizeof(float), CACHE_LINE);
+    g->reservoir_rows = g->routes ? reservoir_rows(g->reservoir) : 0;
+    g->weights_bytes =
+        round_up(g->reservoir_offset + g->reservoir_rows * g->reservoir_stride, PAGE);
 }
 
 const char *geometry_complete(struct geometry *g)
@@ -52,8 +95,9 @@ const char *geometry_complete(struct geometry *g)
     g->config_offset = place(&cursor, g->config_capacity);
     g->control_bytes = round_up(cursor, PAGE);
 
-    g->slot_bytes = round_up(sizeof(struct decision_slot) + g->hidden_dim * sizeof(float),
-                             CACHE_LINE);
+    g->allowed_words = (g->routes + 63) / 64;
+    g->slot_embedding = sizeof(struct decision_slot) + g->allowed_words * sizeof(uint64_t);
+    g->slot_bytes = round_up(g->slot_embedding + g->hidden_dim * sizeof(float), CACHE_LINE);
     cursor = 0;
     place(&cursor, sizeof(struct lane_header));
     g->lane_ring_offset = place(&cursor, g->lane_bytes);
@@ -63,10 +107,9 @@ const char *geometry_complete(struct geometry *g)
     g->lanes_offset = PAGE;
     g->ring_bytes = g->lanes_offset + g->max_workers * g->lane_stride;
 
+    place_route(g);
     place_snapshot(g);
-    g->cell_offset = PAGE;
-    g->buffers_offset = 2 * PAGE;
-    g->buffer_stride = round_up(g->snapshot_bytes, PAGE);
-    g->weights_bytes = g->buffers_offset + CELL_BUFFERS * g->buffer_stride;
+    place_slow(g);
+    place_weights(g);
     return NULL;
 }

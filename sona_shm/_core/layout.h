@@ -7,7 +7,8 @@
  *   control   | header | owners[max_workers] | configuration (msgpack) |
  *   ring      | identity | lane 0 | lane 1 | ...      each lane:
  *             |   lane header | ring bytes | decision slots | used marks |
- *   weights   | identity | cell header | buffer 0 | buffer 1 | buffer 2 | buffer 3 |
+ *   weights   | identity | fast cell header, slow cell header | fast buffers 0 to 3 |
+ *             | slow buffers 0 to 3 | reservoir rows |
  *
  * All words are little-endian 64-bit; the engine refuses to build on a big-endian machine. */
 #ifndef SONA_LAYOUT_H
@@ -23,6 +24,11 @@
 #define PAGE 4096
 #define CELL_BUFFERS 4
 #define LABEL_BYTES 40
+#define NAME_BYTES 64
+
+/* Embeddings are projected to so many principal directions, and a constant makes it FEATURES. */
+#define PROJECTED 31
+#define FEATURES 32
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the layout is little-endian");
 
@@ -72,7 +78,8 @@ struct control_header {
     uint64_t max_workers;
     uint64_t pending_decisions;
     uint64_t lane_bytes;
-    uint64_t unused1[2];
+    uint64_t patterns;
+    uint64_t reservoir;
     shared_word next_trajectory_id;
     uint64_t unused2[7];
     shared_word flush_requested;
@@ -168,10 +175,17 @@ _Static_assert(sizeof(struct lane_header) == 256, "layout");
  *   embedding f32[hidden_dim] | per step: step_header, activations f32[hidden_dim],
  *   attention f32[attention_count] | extra: extra_bytes of msgpack (strings) | zero padding
  *
- * A feedback is the header alone.  Lengths are multiples of the cache line; a padding record
+ * A feedback is the header alone; an outcome (of a decision made elsewhere) is the header and an
+ * embedding; a route command is the header and a struct route_command.  Lengths are multiples of the cache line; a padding record
  * fills the end of the ring before a wrap.  Positions grow without bound; the byte of position p
  * is ring[p % lane_bytes]. */
-enum record_kind { RECORD_TRAJECTORY = 1, RECORD_FEEDBACK = 2, RECORD_PADDING = 3 };
+enum record_kind {
+    RECORD_TRAJECTORY = 1,
+    RECORD_FEEDBACK = 2,
+    RECORD_PADDING = 3,
+    RECORD_OUTCOME = 4,
+    RECORD_ROUTE = 5
+};
 #define NO_ROUTE UINT32_MAX
 
 struct record_header {
@@ -185,9 +199,23 @@ struct record_header {
     uint32_t hidden_dim;
     uint32_t steps;
     uint32_t extra_bytes;
-    uint32_t unused[3];
+    uint32_t tokens;
+    uint32_t unused[2];
 };
 _Static_assert(sizeof(struct record_header) == CACHE_LINE, "one line");
+
+/* A change of the routes travels through a lane like everything that is learned, so it is applied
+ * once, at one place in the sequence of records, and survives the learner. */
+enum route_operation { ROUTE_ADD = 1, ROUTE_RETIRE = 2, ROUTE_PRICE = 3 };
+struct route_command {
+    char name[NAME_BYTES]; /* UTF-8, ended by a zero byte */
+    double cost, price;    /* price: cost_weight * cost */
+    double expected;       /* of a new route: quality to start from; NaN: none stated */
+    uint32_t operation;
+    uint32_t like;         /* of a new route: the route it starts from, or NO_ROUTE */
+    uint64_t unused[4];
+};
+_Static_assert(sizeof(struct route_command) == 2 * CACHE_LINE, "two lines");
 
 struct step_header {
     float reward;
@@ -197,7 +225,8 @@ struct step_header {
 };
 _Static_assert(sizeof(struct step_header) == 16, "layout");
 
-/* A remembered decision: this header, then the embedding f32[hidden_dim].
+/* A remembered decision: this header, then a bit for each route that was allowed
+ * (u64[allowed_words]), then the embedding f32[hidden_dim].
  *
  * word  written by   read by   order and reason
  * ----- ------------ --------- -------------------------------------------------------------
@@ -228,6 +257,9 @@ struct used_mark {
 
 /* Cell header.
  *
+ * Of the fast cell (what every outcome changes) and of the slow one (what a refit changes).  The
+ * fast block names the slow version it belongs to; that one is published first.
+ *
  * word     written by  read by   order and reason
  * -------- ----------- --------- ----------------------------------------------------------------
  * begun    learner     readers   relaxed store, then a release fence, before any byte of the
@@ -256,7 +288,15 @@ _Static_assert(sizeof(struct cell_header) == 2 * CACHE_LINE, "begun and version 
     X(nonfinite_skipped)                                                                           \
     X(records_corrupt)                                                                             \
     X(lanes_quarantined)                                                                           \
-    X(records_lost)
+    X(records_lost)                                                                                \
+    X(defaults_learned)                                                                            \
+    X(reward_failed)                                                                               \
+    X(routes_changed)                                                                              \
+    X(routes_refused)                                                                              \
+    X(refits_installed)                                                                            \
+    X(refits_failed)                                                                               \
+    X(reservoir_corrupt)                                                                           \
+    X(journal_missed)
 
 #define COUNTER_ENUM(name) COUNTER_##name,
 enum learner_counter { LEARNER_COUNTERS(COUNTER_ENUM) COUNTER_COUNT };
@@ -268,6 +308,8 @@ struct lane_progress {
     uint64_t position;
     uint64_t records;
     uint64_t trajectories;
+    uint64_t journaled; /* decisions handed to the journal */
+    uint64_t settled;   /* decisions that have their outcome, or had their time */
 };
 
 /* Running mean with a horizon: an equal-weight mean at first, then exponential forgetting. */
@@ -276,38 +318,111 @@ struct running_mean {
     double weight;
 };
 
+/* Sum and weight under exponential forgetting. */
+struct discounted {
+    double sum;
+    double weight;
+};
+
+enum expert { EXPERT_LINEAR, EXPERT_RIDGE, EXPERT_BANK, EXPERTS };
+
 /* Head of the published block; arrays follow at the offsets of `struct geometry`. */
 struct snapshot_header {
     uint64_t version;
-    uint64_t reference_pending; /* signals in the reference accumulator */
-    struct running_mean step_reward;
-    struct running_mean quality;
-    uint64_t unused[2];
-    uint64_t counters[24];
+    uint64_t slow_version;       /* of the patterns that this block was learned with */
+    uint64_t routes;             /* route parts in use: [0, routes) */
+    uint64_t experts;            /* bit mask of enum expert: which ones are mixed */
+    uint64_t reservoir_position; /* rows ever written */
+    uint64_t refits;             /* installed or given up */
+    uint64_t reference_pending;  /* signals in the reference accumulator */
+    uint64_t unused0;
+    struct running_mean step_reward; /* of trajectories */
+    struct running_mean quality;     /* of trajectories */
+    struct running_mean outcome;     /* quality of routed outcomes */
+    struct running_mean spread;      /* squared length of centred embeddings */
+    double gram[EXPERTS][EXPERTS];   /* of the experts' deviations, discounted */
+    double moment[EXPERTS];          /* their products with what was observed */
+    double weight[EXPERTS];          /* of the mixture */
+    uint64_t unused1;
+    uint64_t counters[32];
 };
-_Static_assert(sizeof(struct snapshot_header) == 256, "layout");
-_Static_assert(COUNTER_COUNT <= 24, "room for the counters");
+_Static_assert(sizeof(struct snapshot_header) == 512, "layout");
+_Static_assert(COUNTER_COUNT <= 32, "room for the counters");
 
-/* Per route, for people: how often its outcome was learned and the mean of its reward. */
-struct route_statistics {
+enum route_flags { ROUTE_ACTIVE = 1, ROUTE_ARRIVED = 2 };
+
+/* Head of a route's part; arrays follow at the route_* offsets of `struct geometry`. */
+struct route_state {
+    char name[NAME_BYTES];
+    uint64_t flags;
+    double cost, price;
     uint64_t outcomes;
-    double reward_mean;
+    double reward_mean; /* for people */
+    struct running_mean latency_ms, tokens; /* for people */
+    struct discounted quality;  /* over all requests */
+    struct discounted error;    /* of the mixture without its correction */
+    struct discounted variance; /* squared errors of the mixture */
+    double bias;                /* of the linear expert */
+    uint64_t unused[8];
 };
+_Static_assert(sizeof(struct route_state) == 4 * CACHE_LINE, "layout");
+
+/* What one pattern has seen of one route, discounted. */
+struct bank_cell {
+    float weight, sum, squares, unused;
+};
+
+/* How often outcomes fell into a pattern; for people, and for pruning. */
+struct pattern_use {
+    uint64_t count;
+    uint64_t last_ns;
+};
+
+/* Head of the slow block; arrays follow at the slow_* offsets of `struct geometry`. */
+struct slow_header {
+    uint64_t version;
+    uint64_t patterns; /* in use */
+    uint64_t fitted_ns;
+    uint64_t rows;     /* the fit was made from */
+    uint64_t unused[4];
+};
+_Static_assert(sizeof(struct slow_header) == CACHE_LINE, "one line");
+
+/* A row of the reservoir: an outcome as it was learned, then its embedding f32[hidden_dim].
+ * Written by the learner only; rows from reservoir_position on are rewritten with the same values
+ * by its successor.  Read by the learner, its refit, and people. */
+struct reservoir_row {
+    uint64_t time_ns;
+    uint32_t route;
+    float quality;
+    float baseline; /* mean quality over all routes at that time */
+    uint32_t unused[11];
+};
+_Static_assert(sizeof(struct reservoir_row) == CACHE_LINE, "one line");
 
 /* All sizes and offsets that follow from a configuration; computed by each process from the
  * validated configuration, never read from shared memory. */
 struct geometry {
-    uint64_t hidden_dim, rank, routes, max_workers, pending_decisions, lane_bytes;
+    uint64_t hidden_dim, rank, routes, max_workers, pending_decisions, lane_bytes, patterns,
+        reservoir;
     /* control */
     uint64_t owners_offset, config_offset, config_capacity, control_bytes;
     /* ring */
-    uint64_t lane_stride, lane_ring_offset, lane_slots_offset, lane_marks_offset, slot_bytes;
+    uint64_t lane_stride, lane_ring_offset, lane_slots_offset, lane_marks_offset;
+    uint64_t slot_bytes, slot_embedding, allowed_words;
     uint64_t lanes_offset, ring_bytes;
     /* weights */
-    uint64_t cell_offset, buffers_offset, buffer_stride, weights_bytes;
+    uint64_t cell_offset, buffers_offset, buffer_stride;
+    uint64_t slow_cell_offset, slow_buffers_offset, slow_buffer_stride;
+    uint64_t reservoir_offset, reservoir_stride, reservoir_rows, weights_bytes;
     /* inside the published block */
-    uint64_t micro_a, micro_b, heads, head_bias, price, heads_squared, bias_squared;
-    uint64_t reference_sum, route_statistics, lane_progress, snapshot_bytes;
+    uint64_t micro_a, micro_b, feature_mean, reference_sum, lane_progress, pattern_uses;
+    uint64_t routes_offset, route_stride, snapshot_bytes;
+    /* inside a route's part */
+    uint64_t route_head, route_squared, route_ridge, route_covariance, route_bank;
+    /* inside the slow block */
+    uint64_t slow_projection, slow_offset, slow_centroids, pattern_stride;
+    uint64_t slow_full_centroids, slow_sizes, slow_bytes;
 };
 
 /* Fills the derived fields; returns NULL, or which given field is out of range. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "race.h"
+#include "refit.h"
 
 /* Records taken from one lane before the next has its turn. */
 #define LANE_TURN 64
@@ -42,14 +43,28 @@ static void resume_release(struct learner *l)
     }
 }
 
+void learner_schedule_refit(struct learner *l)
+{
+    l->refit_number = learner_header(l)->refits;
+    l->refit_due = refit_installs_at(l->refit_number, l->geometry.reservoir);
+}
+
 int learner_load(struct learner *l)
 {
     uint64_t version;
     const uint8_t *block = cell_read(&l->cell, &version);
     memcpy(l->work, block, l->geometry.snapshot_bytes);
-    if (learner_header(l)->version != version) return 0;
+    struct snapshot_header *header = learner_header(l);
+    memcpy(l->slow_work, cell_buffer(&l->slow, header->slow_version), l->geometry.slow_bytes);
+    const struct slow_header *slow = (const struct slow_header *)l->slow_work;
+    if (header->version != version || slow->version != header->slow_version ||
+        header->routes > l->geometry.routes || slow->patterns > l->geometry.patterns ||
+        !refit_state_is_sound(l))
+        return 0;
     l->version = version;
     l->unpublished = l->unpublished_signals = 0;
+    store_release(&l->reservoir_filled, header->reservoir_position);
+    learner_schedule_refit(l);
     sweep_marks(l);
     resume_release(l);
     return 1;
@@ -57,7 +72,8 @@ int learner_load(struct learner *l)
 
 /* ---- ring space: what is kept, and what is given back ---- */
 
-/* Gives ring space back, never beyond what a published version has learned: the next learner may have to read it. */
+/* Gives ring space back, never beyond what a published version has learned: the next learner may
+ * have to read it. */
 static void give_back(struct learner *l, uint64_t index)
 {
     const struct lane_release *released = &l->released[index];
@@ -119,16 +135,20 @@ static void count_lesson(struct learner *l, const struct record_header *record, 
         l->unpublished_signals += 1;
     } else if (lesson == LESSON_CORRUPT) {
         learner_count(l, COUNTER_records_corrupt, 1);
-    } else if (trajectory) {
-        learner_count(l, COUNTER_nonfinite_skipped, 1); /* feedback has counted its own reason */
+    } else if (lesson == LESSON_REJECTED && trajectory) {
+        learner_count(l, COUNTER_nonfinite_skipped, 1); /* others have counted their own reason */
     }
 }
 
 static enum lesson learn_record(struct learner *l, const struct record_header *record,
                                 const uint8_t *body)
 {
-    return record->kind == RECORD_TRAJECTORY ? learn_trajectory(l, record, body)
-                                             : learn_feedback(l, record);
+    switch (record->kind) {
+    case RECORD_TRAJECTORY: return learn_trajectory(l, record, body);
+    case RECORD_FEEDBACK: return learn_feedback(l, record);
+    case RECORD_OUTCOME: return learn_outcome_record(l, record, body);
+    default: return learn_route(l, record, body);
+    }
 }
 
 static void refuse_lane(struct learner *l, uint64_t index)
@@ -172,7 +192,7 @@ static uint64_t drain_lane(struct learner *l, uint64_t index, uint64_t limit)
         refuse_lane(l, index);
         return 0;
     }
-    while (consumed < limit) {
+    while (consumed < limit && !refit_is_due(l)) {
         struct record_header record;
         const uint8_t *body;
         const enum lane_state state = lane_next(lane, progress, head, &record, &body);
@@ -195,6 +215,7 @@ uint64_t learner_drain(struct learner *l, uint64_t limit)
 {
     const uint64_t lanes = l->geometry.max_workers;
     uint64_t consumed = 0, idle = 0;
+    if (l->options.journal) journal_decisions(l);
     while (consumed < limit && idle < lanes) {
         const uint64_t left = limit - consumed;
         const uint64_t n = drain_lane(l, l->next_lane, left < LANE_TURN ? left : LANE_TURN);
@@ -212,6 +233,7 @@ uint64_t learner_drain(struct learner *l, uint64_t limit)
 uint64_t learner_drain_all(struct learner *l)
 {
     uint64_t consumed = 0;
+    if (l->options.journal) journal_decisions(l);
     for (uint64_t i = 0; i < l->geometry.max_workers; i++)
         consumed += drain_lane(l, i, UINT64_MAX);
     return consumed;
@@ -247,7 +269,10 @@ void learner_publish(struct learner *l, uint64_t now_ns)
     }
     const uint64_t version = l->version + 1;
     learner_header(l)->version = version;
-    racing_copy(cell_begin(&l->cell, version), l->work, l->geometry.snapshot_bytes);
+    /* Parts of routes that are not in use are as they were in every version. */
+    const struct geometry *g = &l->geometry;
+    const uint64_t used = g->routes_offset + learner_header(l)->routes * g->route_stride;
+    racing_copy(cell_begin(&l->cell, version), l->work, used);
     cell_publish(&l->cell, version);
     l->version = version;
     l->unpublished = l->unpublished_signals = 0;

@@ -2,13 +2,17 @@
 #include "learner.h"
 
 #include "python.h"
+#include "refit.h"
 
 typedef struct {
     PyObject_HEAD
     Py_buffer control, ring, weights; /* .obj is NULL when released */
     struct learner learner;
     void *memory;
-    int draining; /* the GIL is released while this is set */
+    PyObject *reward;     /* a callable, or NULL */
+    struct refit *refit;  /* prepared, not installed */
+    int draining;  /* the GIL is released while this is set */
+    int refitting; /* the same, in the thread of a refit */
 } Learner;
 
 static void release_segments(Learner *self)
@@ -21,7 +25,7 @@ static void release_segments(Learner *self)
 static PyObject *learner_release(Learner *self, PyObject *unused)
 {
     (void)unused;
-    if (self->draining) {
+    if (self->draining || self->refitting) {
         PyErr_SetString(PyExc_RuntimeError, "another thread is draining");
         return NULL;
     }
@@ -32,7 +36,7 @@ static PyObject *learner_release(Learner *self, PyObject *unused)
 static PyObject *learner_after_fork(Learner *self, PyObject *unused)
 {
     (void)unused;
-    self->draining = 0; /* the thread that was draining is the parent's */
+    self->draining = self->refitting = 0; /* the thread that was draining is the parent's */
     Py_RETURN_NONE;
 }
 
@@ -45,14 +49,18 @@ static int allocate_memory(Learner *self)
     const uint64_t row = line(g->hidden_dim * sizeof(float));
     const uint64_t lanes = line(g->max_workers * sizeof(struct lane));
     const uint64_t released = line(g->max_workers * sizeof(struct lane_release));
-    const uint64_t bytes = g->snapshot_bytes + 3 * row + lanes + released + CACHE_LINE;
+    const uint64_t bytes =
+        g->snapshot_bytes + g->slow_bytes + 3 * row + lanes + released + CACHE_LINE;
     self->memory = PyMem_Calloc(1, bytes);
     if (!self->memory) return PyErr_NoMemory(), -1;
     uint8_t *at = (uint8_t *)line((uintptr_t)self->memory);
     l->work = at;
     at += g->snapshot_bytes;
+    l->slow_work = at;
+    at += g->slow_bytes;
+    l->model = (struct model){g, l->work, l->slow_work};
     l->embedding = (float *)at;
-    l->adapted = (float *)(at + row);
+    l->features.adapted = (float *)(at + row);
     l->gradient = (float *)(at + 2 * row);
     l->lanes = (struct lane *)(at + 3 * row);
     l->released = (struct lane_release *)(at + 3 * row + lanes);
@@ -68,34 +76,67 @@ static int hold_segments(Learner *self, PyObject *control, PyObject *ring, PyObj
     l->control = (struct control_header *)base;
     base = segment_hold(&self->weights, weights, g->weights_bytes, "weights");
     if (!base) return -1;
-    l->cell = cell_at(base, g);
+    l->cell = fast_cell(base, g);
+    l->slow = slow_cell(base, g);
+    l->reservoir = base + g->reservoir_offset;
     base = segment_hold(&self->ring, ring, g->ring_bytes, "ring");
     if (!base) return -1;
     for (uint64_t i = 0; i < g->max_workers; i++) l->lanes[i] = lane_at(base, g, i);
     return 0;
 }
 
+/* The caller's function, from a thread that does not hold the GIL. */
+static int call_reward(void *context, const struct observation *o, double *reward)
+{
+    PyObject *function = context;
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyObject *result = PyObject_CallFunction(function, "IddKI", o->route, (double)o->quality,
+                                             o->price, (unsigned long long)o->latency_us,
+                                             o->tokens);
+    *reward = result ? PyFloat_AsDouble(result) : 0.0;
+    const int done = !PyErr_Occurred();
+    if (!done) PyErr_WriteUnraisable(function);
+    Py_XDECREF(result);
+    PyGILState_Release(state);
+    return done;
+}
+
 static int learner_init(Learner *self, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"control",         "ring",      "weights",
-                               "geometry",        "adapter_rate", "head_rate",
-                               "flush_threshold", "reference", "keep", NULL};
-    PyObject *control, *ring, *weights, *geometry;
-    double adapter_rate, head_rate;
+    static char *keywords[] = {"control",   "ring",      "weights", "geometry", "adapter_rate",
+                               "head_rate", "forgetting", "flush_threshold", "reference", "keep",
+                               "journal",   "default_quality", "feedback_timeout", "reward", NULL};
+    PyObject *control, *ring, *weights, *geometry, *reward;
+    double adapter_rate, head_rate, forgetting, default_quality, feedback_timeout;
     unsigned long long flush_threshold;
-    int reference, keep;
+    int reference, keep, journal;
     if (self->memory) {
         PyErr_SetString(PyExc_RuntimeError, "a Learner is initialised once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOddKpp", keywords, &control, &ring, &weights,
-                                     &geometry, &adapter_rate, &head_rate, &flush_threshold,
-                                     &reference, &keep))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO$dddKpppddO", keywords, &control, &ring,
+                                     &weights, &geometry, &adapter_rate, &head_rate, &forgetting,
+                                     &flush_threshold, &reference, &keep, &journal,
+                                     &default_quality, &feedback_timeout, &reward))
         return -1;
     struct learner *l = &self->learner;
     if (geometry_argument(geometry, &l->geometry) < 0) return -1;
-    l->options = (struct learner_options){(float)adapter_rate, (float)head_rate, flush_threshold,
-                                          reference, keep};
+    l->options = (struct learner_options){
+        .adapter_rate = (float)adapter_rate,
+        /* The reference rule moves the adapter itself. */
+        .rates = {reference ? 0.0f : (float)adapter_rate, (float)head_rate, forgetting},
+        .flush_threshold = flush_threshold,
+        .reference = reference,
+        .keep = keep,
+        .journal = journal,
+        .default_quality = default_quality,
+        .feedback_timeout_ns = (uint64_t)(feedback_timeout * 1e9),
+    };
+    if (reward != Py_None) {
+        self->reward = Py_NewRef(reward);
+        l->options.reward = call_reward;
+        l->options.reward_context = reward;
+    }
     if (allocate_memory(self) < 0) return -1;
     if (hold_segments(self, control, ring, weights) == 0) {
         if (learner_load(l)) return 0;
@@ -111,6 +152,9 @@ static void learner_dealloc(Learner *self)
     PyTypeObject *type = Py_TYPE(self);
     release_segments(self); /* after fork also the copy of one whose thread was draining */
     PyMem_Free(self->memory);
+    if (self->refit) refit_free(self->refit);
+    journal_free(&self->learner);
+    Py_XDECREF(self->reward);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -196,6 +240,125 @@ static PyObject *learner_wakes_method(Learner *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *learner_settle_method(Learner *self, PyObject *unused)
+{
+    (void)unused;
+    if (!learner_open(self)) return NULL;
+    self->draining = 1;
+    Py_BEGIN_ALLOW_THREADS
+    learner_settle(&self->learner, clock_ns());
+    Py_END_ALLOW_THREADS
+    self->draining = 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *learner_take_journal(Learner *self, PyObject *unused)
+{
+    struct rows *decisions = &self->learner.journal_decisions;
+    struct rows *outcomes = &self->learner.journal_outcomes;
+    (void)unused;
+    if (!learner_open(self)) return NULL;
+    PyObject *taken = Py_BuildValue("(y#y#)", decisions->bytes ? (char *)decisions->bytes : "",
+                                    (Py_ssize_t)decisions->used,
+                                    outcomes->bytes ? (char *)outcomes->bytes : "",
+                                    (Py_ssize_t)outcomes->used);
+    if (taken) decisions->used = outcomes->used = 0;
+    return taken;
+}
+
+/* ---- refits ---- */
+
+static PyObject *learner_refit_rows(Learner *self, PyObject *unused)
+{
+    const struct geometry *g = &self->learner.geometry;
+    uint64_t rows;
+    (void)unused;
+    if (!self->ring.obj) return PyErr_SetString(core.engine_closed, "the engine is closed"), NULL;
+    PyObject *bytes = PyByteArray_FromStringAndSize(
+        NULL, (Py_ssize_t)(g->reservoir * g->hidden_dim * sizeof(float)));
+    if (!bytes) return NULL;
+    float *embeddings = (float *)PyByteArray_AS_STRING(bytes);
+    self->refitting = 1;
+    Py_BEGIN_ALLOW_THREADS
+    rows = refit_rows(&self->learner, embeddings);
+    Py_END_ALLOW_THREADS
+    self->refitting = 0;
+    if (PyByteArray_Resize(bytes, (Py_ssize_t)(rows * g->hidden_dim * sizeof(float))) < 0)
+        Py_CLEAR(bytes);
+    return bytes;
+}
+
+static int fit_is_sound(const struct geometry *g, const Py_buffer *view, uint64_t count)
+{
+    return count >= 1 && count <= g->patterns &&
+           (uint64_t)view[0].len == PROJECTED * g->hidden_dim * sizeof(float) &&
+           (uint64_t)view[1].len == PROJECTED * sizeof(float) &&
+           (uint64_t)view[2].len == count * PROJECTED * sizeof(float) &&
+           (uint64_t)view[3].len == count * g->hidden_dim * sizeof(float);
+}
+
+static PyObject *learner_prepare_refit(Learner *self, PyObject *args)
+{
+    Py_buffer view[5];
+    unsigned long long rows, time_ns;
+    if (!PyArg_ParseTuple(args, "y*y*y*y*y*KK", &view[0], &view[1], &view[2], &view[3], &view[4],
+                          &rows, &time_ns))
+        return NULL;
+    const uint64_t count = (uint64_t)view[4].len / sizeof(uint64_t);
+    const struct patterns_fit fit = {view[0].buf, view[1].buf, view[2].buf, view[3].buf,
+                                     view[4].buf, count,       rows,        time_ns};
+    struct refit *refit = NULL;
+    if (!self->ring.obj || !fit_is_sound(&self->learner.geometry, view, count)) {
+        PyErr_SetString(PyExc_ValueError, "the engine is closed, or the arrays of the fit do not "
+                                          "have the shapes of its geometry");
+    } else {
+        self->refitting = 1;
+        Py_BEGIN_ALLOW_THREADS
+        refit = refit_prepare(&self->learner, &fit);
+        Py_END_ALLOW_THREADS
+        self->refitting = 0;
+        if (!refit) PyErr_NoMemory();
+    }
+    for (int i = 0; i < 5; i++) PyBuffer_Release(&view[i]);
+    if (!refit) return NULL;
+    if (self->refit) refit_free(self->refit);
+    self->refit = refit;
+    Py_RETURN_NONE;
+}
+
+/* Installs what was prepared; goes on without it where there is none. */
+static PyObject *learner_install_refit(Learner *self, PyObject *unused)
+{
+    (void)unused;
+    if (!learner_open(self)) return NULL;
+    if (self->refit) {
+        refit_install(&self->learner, self->refit);
+        refit_free(self->refit);
+        self->refit = NULL;
+    } else {
+        refit_give_up(&self->learner);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *learner_refit_may_begin(Learner *self, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(refit_may_begin(&self->learner));
+}
+
+static PyObject *learner_refit_is_due(Learner *self, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(refit_is_due(&self->learner));
+}
+
+static PyObject *learner_refits(Learner *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(learner_header(&self->learner)->refits);
+}
+
 static PyObject *learner_unpublished(Learner *self, void *unused)
 {
     (void)unused;
@@ -229,6 +392,18 @@ static PyMethodDef learner_methods[] = {
      PyDoc_STR("may_sleep($self, /)\n--\n\nAnnounce sleep; False if there is work after all.")},
     {"wakes", (PyCFunction)learner_wakes_method, METH_NOARGS,
      PyDoc_STR("wakes($self, /)\n--\n\nTake the announcement back.")},
+    {"settle", (PyCFunction)learner_settle_method, METH_NOARGS,
+     PyDoc_STR("settle($self, /)\n--\n\nLearn the default of decisions without feedback.")},
+    {"take_journal", (PyCFunction)learner_take_journal, METH_NOARGS,
+     PyDoc_STR("take_journal($self, /)\n--\n\nRows gathered since: (decisions, outcomes).")},
+    {"refit_rows", (PyCFunction)learner_refit_rows, METH_NOARGS,
+     PyDoc_STR("refit_rows($self, /)\n--\n\nEmbeddings that the next refit learns from.")},
+    {"prepare_refit", (PyCFunction)learner_prepare_refit, METH_VARARGS,
+     PyDoc_STR("prepare_refit($self, projection, offset, centroids, full_centroids, sizes, rows, "
+               "time_ns, /)\n--\n\nRepeat the reservoir over newly fitted patterns.")},
+    {"install_refit", (PyCFunction)learner_install_refit, METH_NOARGS,
+     PyDoc_STR("install_refit($self, /)\n--\n\n"
+               "Make the prepared refit part of the working block, or go on without one.")},
     {"after_fork", (PyCFunction)learner_after_fork, METH_NOARGS,
      PyDoc_STR("after_fork($self, /)\n--\n\nForget a thread that drains in the parent.")},
     {"release", (PyCFunction)learner_release, METH_NOARGS,
@@ -237,6 +412,12 @@ static PyMethodDef learner_methods[] = {
 };
 
 static PyGetSetDef learner_attributes[] = {
+    {"refit_may_begin", (getter)learner_refit_may_begin, NULL,
+     PyDoc_STR("Whether enough was learned for the next refit."), NULL},
+    {"refit_is_due", (getter)learner_refit_is_due, NULL,
+     PyDoc_STR("Whether nothing more is learned before the refit is installed."), NULL},
+    {"refits", (getter)learner_refits, NULL,
+     PyDoc_STR("Refits installed or given up."), NULL},
     {"unpublished", (getter)learner_unpublished, NULL,
      PyDoc_STR("Records consumed since the last publication."), NULL},
     {"unpublished_signals", (getter)learner_unpublished_signals, NULL,

@@ -2,6 +2,7 @@
 #include "cell.h"
 #include "identifier.h"
 #include "kernels.h"
+#include "model.h"
 #include "policy.h"
 #include "python.h"
 
@@ -27,11 +28,15 @@ static PyObject *geometry_sizes(PyObject *module, PyObject *tuple)
     if (sizes && put_number(sizes, #field, g.field) < 0) Py_CLEAR(sizes);
     PUT(owners_offset) PUT(config_offset) PUT(config_capacity) PUT(control_bytes)
     PUT(lanes_offset) PUT(lane_stride) PUT(lane_ring_offset) PUT(lane_slots_offset)
-    PUT(lane_marks_offset) PUT(slot_bytes) PUT(ring_bytes)
-    PUT(cell_offset) PUT(buffers_offset) PUT(buffer_stride) PUT(weights_bytes)
-    PUT(micro_a) PUT(micro_b) PUT(heads) PUT(head_bias) PUT(price) PUT(heads_squared)
-    PUT(bias_squared) PUT(reference_sum) PUT(route_statistics) PUT(lane_progress)
-    PUT(snapshot_bytes)
+    PUT(lane_marks_offset) PUT(slot_bytes) PUT(slot_embedding) PUT(allowed_words) PUT(ring_bytes)
+    PUT(cell_offset) PUT(buffers_offset) PUT(buffer_stride)
+    PUT(slow_cell_offset) PUT(slow_buffers_offset) PUT(slow_buffer_stride)
+    PUT(reservoir_offset) PUT(reservoir_stride) PUT(reservoir_rows) PUT(weights_bytes)
+    PUT(micro_a) PUT(micro_b) PUT(feature_mean) PUT(reference_sum) PUT(lane_progress)
+    PUT(pattern_uses) PUT(routes_offset) PUT(route_stride) PUT(snapshot_bytes)
+    PUT(route_head) PUT(route_squared) PUT(route_ridge) PUT(route_covariance) PUT(route_bank)
+    PUT(slow_projection) PUT(slow_offset) PUT(slow_centroids) PUT(pattern_stride)
+    PUT(slow_full_centroids) PUT(slow_sizes) PUT(slow_bytes)
 #undef PUT
     return sizes;
 }
@@ -61,8 +66,16 @@ static PyObject *layout_offsets(void)
     PUT(lane_header, quarantined)
     PUT(cell_header, begun) PUT(cell_header, version)
     PUT(snapshot_header, version) PUT(snapshot_header, reference_pending)
+    PUT(snapshot_header, slow_version) PUT(snapshot_header, routes) PUT(snapshot_header, experts)
+    PUT(snapshot_header, reservoir_position) PUT(snapshot_header, refits)
     PUT(snapshot_header, step_reward) PUT(snapshot_header, quality)
-    PUT(snapshot_header, counters)
+    PUT(snapshot_header, outcome) PUT(snapshot_header, spread)
+    PUT(snapshot_header, weight) PUT(snapshot_header, counters)
+    PUT(route_state, flags) PUT(route_state, cost) PUT(route_state, price)
+    PUT(route_state, outcomes) PUT(route_state, reward_mean) PUT(route_state, latency_ms)
+    PUT(route_state, tokens) PUT(route_state, quality) PUT(route_state, bias)
+    PUT(slow_header, version) PUT(slow_header, patterns) PUT(slow_header, fitted_ns)
+    PUT(slow_header, rows)
 #undef PUT
     return offsets;
 }
@@ -155,42 +168,105 @@ static PyObject *direction_function(PyObject *module, PyObject *const *args, Py_
     return result;
 }
 
+/* Both arrays as doubles, in one piece of memory. */
+static double *policy_arrays(const struct float_argument *score,
+                             const struct float_argument *deviation)
+{
+    const Py_ssize_t n = score->columns;
+    if (score->rows != -1 || deviation->rows != -1 || n < 1 || deviation->columns != n) {
+        PyErr_SetString(core.shape_error, "scores and deviations must have one dimension, of the "
+                                          "same length, 1 or more");
+        return NULL;
+    }
+    double *memory = PyMem_Calloc(3 * (size_t)n, sizeof *memory);
+    if (!memory) return PyErr_NoMemory(), NULL;
+    for (Py_ssize_t k = 0; k < n; k++) {
+        memory[k] = (double)score->data[k];
+        memory[n + k] = (double)deviation->data[k];
+    }
+    return memory;
+}
+
+static PyObject *list_of(const double *values, Py_ssize_t count)
+{
+    PyObject *list = PyList_New(count);
+    for (Py_ssize_t k = 0; list && k < count; k++) {
+        PyObject *value = PyFloat_FromDouble(values[k]);
+        if (value) PyList_SET_ITEM(list, k, value);
+        else Py_CLEAR(list);
+    }
+    return list;
+}
+
 static PyObject *policy_function_probabilities(PyObject *module, PyObject *args)
 {
     const char *name;
-    PyObject *scores;
+    PyObject *scores, *deviations;
     unsigned long long learned;
-    struct policy_input input = {0};
-    struct float_argument score;
+    double strength, usual;
+    struct float_argument score, deviation;
     (void)module;
-    if (!PyArg_ParseTuple(args, "sOK(dd)", &name, &scores, &learned, &input.parameter[0],
-                          &input.parameter[1]))
+    if (!PyArg_ParseTuple(args, "sOOKd", &name, &scores, &deviations, &learned, &strength))
         return NULL;
-    policy_function *policy = policy_named(name);
+    policy_function *policy = policy_named(name, &usual);
     if (!policy) return PyErr_Format(PyExc_ValueError, "no policy '%s'", name);
     if (float_argument_read(&score, scores, "scores", 0) < 0) return NULL;
     PyObject *result = NULL;
-    double *probability = NULL;
-    if (score.rows != -1 || score.columns < 1) {
-        PyErr_SetString(core.shape_error, "scores must have one dimension and one element or more");
-    } else {
-        probability = PyMem_Calloc((size_t)score.columns, sizeof *probability);
-        result = probability ? PyList_New(score.columns) : PyErr_NoMemory();
-    }
-    if (result) {
-        input.score = score.data;
-        input.routes = (uint32_t)score.columns;
-        input.learned = learned;
-        policy(&input, probability);
-        for (Py_ssize_t k = 0; result && k < score.columns; k++) {
-            PyObject *value = PyFloat_FromDouble(probability[k]);
-            if (!value) Py_CLEAR(result);
-            else PyList_SET_ITEM(result, k, value);
+    if (float_argument_read(&deviation, deviations, "deviations", 0) == 0) {
+        const Py_ssize_t n = score.columns;
+        double *memory = policy_arrays(&score, &deviation);
+        if (memory) {
+            const struct policy_input input = {memory, memory + n, (uint32_t)n, learned,
+                                               isnan(strength) ? usual : strength};
+            policy(&input, memory + 2 * n);
+            result = list_of(memory + 2 * n, n);
+            PyMem_Free(memory);
         }
+        float_argument_release(&deviation);
     }
-    PyMem_Free(probability);
     float_argument_release(&score);
     return result;
+}
+
+static PyObject *add_route_function(PyObject *module, PyObject *args)
+{
+    struct geometry g;
+    PyObject *geometry;
+    Py_buffer block;
+    const char *name;
+    Py_ssize_t length;
+    char padded[NAME_BYTES] = {0};
+    struct route_start start = {.name = padded, .expected = NAN, .like = NO_ROUTE,
+                                .flags = ROUTE_ACTIVE};
+    (void)module;
+    if (!PyArg_ParseTuple(args, "w*Os#dd", &block, &geometry, &name, &length, &start.cost,
+                          &start.price))
+        return NULL;
+    int added = -1;
+    if (geometry_argument(geometry, &g) == 0) {
+        if ((uint64_t)block.len != g.snapshot_bytes || length >= NAME_BYTES) {
+            PyErr_SetString(PyExc_ValueError, "block or name have the wrong length");
+        } else {
+            memcpy(padded, name, (size_t)length);
+            const struct model model = {&g, block.buf, NULL};
+            added = model_add_route(&model, &start);
+        }
+    }
+    PyBuffer_Release(&block);
+    return added < 0 ? NULL : PyBool_FromLong(added);
+}
+
+static PyObject *policy_names(void)
+{
+    uint32_t count = 0;
+    while (policy_name(count)) count += 1;
+    PyObject *tuple = PyTuple_New((Py_ssize_t)count);
+    for (uint32_t i = 0; tuple && i < count; i++) {
+        PyObject *name = PyUnicode_FromString(policy_name(i));
+        if (name) PyTuple_SET_ITEM(tuple, (Py_ssize_t)i, name);
+        else Py_CLEAR(tuple);
+    }
+    return tuple;
 }
 
 static PyMethodDef functions[] = {
@@ -202,8 +278,11 @@ static PyMethodDef functions[] = {
      PyDoc_STR("learn_direction(a, b, x, direction, target, rate, /)\n--\n\n"
                "One step of a and b, in place; False if a value was not finite.")},
     {"policy_probabilities", (PyCFunction)policy_function_probabilities, METH_VARARGS,
-     PyDoc_STR("policy_probabilities(name, scores, learned, parameters, /)\n--\n\n"
-               "The probability of each route.")},
+     PyDoc_STR("policy_probabilities(name, scores, deviations, learned, strength, /)\n--\n\n"
+               "The probability of each route; a strength of NaN is the usual one.")},
+    {"add_route", (PyCFunction)add_route_function, METH_VARARGS,
+     PyDoc_STR("add_route(block, geometry, name, cost, price, /)\n--\n\n"
+               "Append a route to a first block; False if there is no room.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -258,6 +337,16 @@ static int module_exec(PyObject *module)
     if (add_owned(module, "Learner", PyType_FromSpec(&learner_spec)) < 0) return -1;
     if (add_owned(module, "OFFSETS", layout_offsets()) < 0) return -1;
     if (add_owned(module, "LEARNER_COUNTERS", counter_names()) < 0) return -1;
+    if (add_owned(module, "POLICIES", policy_names()) < 0) return -1;
+    if (PyModule_AddIntMacro(module, NAME_BYTES) < 0) return -1;
+    if (PyModule_AddIntMacro(module, PROJECTED) < 0) return -1;
+    if (PyModule_AddIntMacro(module, EXPERTS) < 0) return -1;
+    if (PyModule_AddIntMacro(module, ROUTE_ADD) < 0) return -1;
+    if (PyModule_AddIntMacro(module, ROUTE_RETIRE) < 0) return -1;
+    if (PyModule_AddIntMacro(module, ROUTE_PRICE) < 0) return -1;
+    if (PyModule_AddIntMacro(module, ROUTE_ACTIVE) < 0) return -1;
+    if (PyModule_AddIntConstant(module, "NO_ROUTE", NO_ROUTE) < 0) return -1;
+    if (PyModule_AddIntConstant(module, "BANK_CELL_BYTES", sizeof(struct bank_cell)) < 0) return -1;
     if (add_owned(module, "MAGIC", PyLong_FromUnsignedLongLong(SONA_MAGIC)) < 0) return -1;
     if (PyModule_AddIntMacro(module, SONA_LAYOUT_VERSION) < 0) return -1;
     if (PyModule_AddIntMacro(module, CELL_BUFFERS) < 0) return -1;

@@ -6,7 +6,7 @@ typedef struct {
     PyObject_HEAD
     Py_buffer weights; /* weights.obj is NULL when released */
     struct geometry geometry;
-    struct cell cell;
+    struct cell cell, slow;
     float *scratch;
 } Reader;
 
@@ -25,7 +25,8 @@ static int reader_init(Reader *self, PyObject *args, PyObject *kwargs)
     if (!self->scratch) return PyErr_NoMemory(), -1;
     uint8_t *base = segment_hold(&self->weights, weights, g->weights_bytes, "weights");
     if (!base) return -1;
-    self->cell = cell_at(base, g);
+    self->cell = fast_cell(base, g);
+    self->slow = slow_cell(base, g);
     return 0;
 }
 
@@ -215,11 +216,35 @@ static PyObject *reader_snapshot(Reader *self, PyObject *unused)
 {
     (void)unused;
     if (!reader_open(self)) return NULL;
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)self->geometry.snapshot_bytes);
-    if (!bytes) return NULL;
-    if (cell_copy(&self->cell, &self->geometry, (uint8_t *)PyBytes_AS_STRING(bytes))) return bytes;
-    Py_DECREF(bytes);
+    const struct geometry *g = &self->geometry;
+    PyObject *block = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)g->snapshot_bytes);
+    if (!block) return NULL;
+    if (cell_copy(&self->cell, &self->slow, g, (uint8_t *)PyBytes_AS_STRING(block), NULL))
+        return block;
+    Py_DECREF(block);
     return disturbed();
+}
+
+PyDoc_STRVAR(patterns_doc, "_patterns($self, /)\n--\n\n"
+                           "The published block and the patterns it belongs to, as bytes.");
+
+static PyObject *reader_patterns(Reader *self, PyObject *unused)
+{
+    (void)unused;
+    if (!reader_open(self)) return NULL;
+    const struct geometry *g = &self->geometry;
+    PyObject *block = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)g->snapshot_bytes);
+    PyObject *slow = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)g->slow_bytes);
+    PyObject *both = NULL;
+    if (block && slow) {
+        both = cell_copy(&self->cell, &self->slow, g, (uint8_t *)PyBytes_AS_STRING(block),
+                         (uint8_t *)PyBytes_AS_STRING(slow))
+                   ? PyTuple_Pack(2, block, slow)
+                   : disturbed();
+    }
+    Py_XDECREF(block);
+    Py_XDECREF(slow);
+    return both;
 }
 
 PyDoc_STRVAR(version_doc, "_version($self, /)\n--\n\nThe number of the published version.");
@@ -234,6 +259,7 @@ static PyObject *reader_version(Reader *self, PyObject *unused)
 static PyMethodDef reader_methods[] = {
     {"apply", (PyCFunction)(void (*)(void))reader_apply, METH_FASTCALL | METH_KEYWORDS, apply_doc},
     {"_snapshot", (PyCFunction)reader_snapshot, METH_NOARGS, snapshot_doc},
+    {"_patterns", (PyCFunction)reader_patterns, METH_NOARGS, patterns_doc},
     {"_version", (PyCFunction)reader_version, METH_NOARGS, version_doc},
     {"_release", (PyCFunction)reader_release, METH_NOARGS,
      PyDoc_STR("_release($self, /)\n--\n\nLet the weights segment go.")},

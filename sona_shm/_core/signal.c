@@ -1,20 +1,17 @@
-/* What one record teaches: trajectories move the adapter, feedback moves the chosen route's head
- * and the adapter under it.  docs/architecture.md gives the formulas and their reasons. */
+/* What the steps of a trajectory teach: they move the adapter.  docs/architecture.md gives the
+ * formulas and their reasons. */
 #include <math.h>
+#include <string.h>
 
-#include "identifier.h"
 #include "kernels.h"
 #include "learner.h"
-#include "race.h"
 
 /* Baselines average over this many observations, then forget exponentially. */
 #define BASELINE_HORIZON 1000.0
 /* One reward counts at most this much in the baseline. */
 #define LARGEST_REWARD 1e3
-/* A bias sees every outcome of its route whole, a weight only its share of it. */
-#define BIAS_RATE 0.43f
 
-static void mean_update(struct running_mean *mean, double value)
+void learner_mean(struct running_mean *mean, double value)
 {
     if (mean->weight < BASELINE_HORIZON) mean->weight += 1.0;
     mean->mean += (value - mean->mean) / mean->weight;
@@ -23,40 +20,6 @@ static void mean_update(struct running_mean *mean, double value)
 static float clamp_unit(double value)
 {
     return (float)(value < -1.0 ? -1.0 : value > 1.0 ? 1.0 : value);
-}
-
-/* False for NaN, too.  The worker has checked it; what is read from shared memory is not trusted:
- * one huge target would spoil the optimiser for good. */
-static int is_quality(float value) { return value >= 0.0f && value <= 1.0f; }
-
-/* ---- the linear expert ---- */
-
-static enum lesson learn_target(struct learner *l, const float *x, uint32_t route, float target)
-{
-    const struct geometry *g = &l->geometry;
-    const size_t n = g->hidden_dim;
-    const struct linear_expert expert = {
-        .a = learner_floats(l, g->micro_a),
-        .b = learner_floats(l, g->micro_b),
-        .head = learner_floats(l, g->heads) + route * n,
-        .squared = learner_floats(l, g->heads_squared) + route * n,
-        .bias = learner_floats(l, g->head_bias) + route,
-        .bias_squared = learner_floats(l, g->bias_squared) + route,
-        .rank = g->rank,
-        .n = n,
-        .adapter_rate = l->options.adapter_rate,
-        .head_rate = l->options.head_rate,
-        .bias_rate = BIAS_RATE * l->options.head_rate,
-        .adapter_learns = !l->options.reference,
-    };
-    if (!learn_outcome(&expert, x, target, l->adapted)) return LESSON_REJECTED;
-    struct route_statistics *statistics =
-        (struct route_statistics *)(l->work + g->route_statistics) + route;
-    statistics->outcomes += 1;
-    const double reward = (double)target - (double)learner_floats(l, g->price)[route];
-    statistics->reward_mean += (reward - statistics->reward_mean) / (double)statistics->outcomes;
-    learner_count(l, COUNTER_outcomes_learned, 1);
-    return LESSON_LEARNED;
 }
 
 /* ---- steps of a trajectory ---- */
@@ -204,7 +167,7 @@ enum lesson learn_trajectory(struct learner *l, const struct record_header *reco
     int equal_rewards;
     enum lesson lesson = check_steps(cursor, record->extra_bytes, &mean_reward, &equal_rewards);
     if (lesson != LESSON_LEARNED) return lesson;
-    if (!is_quality(record->quality)) return LESSON_REJECTED;
+    if (!(record->quality >= 0.0f && record->quality <= 1.0f)) return LESSON_REJECTED;
 
     const int learned = l->options.reference
                             ? reference_rule(l, x, cursor, record->quality,
@@ -212,71 +175,22 @@ enum lesson learn_trajectory(struct learner *l, const struct record_header *reco
                             : exact_rule(l, x, cursor, record->quality);
     if (!learned) return LESSON_REJECTED;
     struct snapshot_header *header = learner_header(l);
-    mean_update(&header->quality, record->quality);
+    learner_mean(&header->quality, record->quality);
     if (record->steps)
-        mean_update(&header->step_reward, fmin(fmax(mean_reward, -LARGEST_REWARD), LARGEST_REWARD));
-    if (record->route < g->routes) {
-        memcpy(l->embedding, x, row);
-        if (limit_length(l->embedding, g->hidden_dim))
-            learn_target(l, l->embedding, record->route, record->quality);
+        learner_mean(&header->step_reward, fmin(fmax(mean_reward, -LARGEST_REWARD), LARGEST_REWARD));
+    memcpy(l->embedding, x, row);
+    if (record->route != NO_ROUTE && limit_length(l->embedding, g->hidden_dim)) {
+        struct observation o = {.time_ns = record->time_ns,
+                                .latency_us = record->latency_us,
+                                .route = record->route,
+                                .quality = record->quality};
+        learn_observation(l, l->embedding, &o);
     }
     return LESSON_LEARNED;
 }
 
-static int is_of_this_engine(const struct learner *l, uint64_t lane_index, uint64_t id)
+void learn_reference_outcome(struct learner *l, const float *x, float quality)
 {
-    const struct lane_owner *owners =
-        (const struct lane_owner *)((const uint8_t *)l->control + l->geometry.owners_offset);
-    const uint64_t current = load_relaxed(&owners[lane_index].generation);
-    const uint64_t first = identifier_first_generation(l->control->identity.creation_id);
-    return current >= first && identifier_is_of(id, first, current);
-}
-
-/* Copies the decision that `id` names, or counts why there is none. */
-static int find_decision(struct learner *l, uint64_t id, uint32_t *route, struct used_mark **mark)
-{
-    const struct geometry *g = &l->geometry;
-    const uint64_t lane_index = identifier_lane(id);
-    if (lane_index >= g->max_workers) {
-        learner_count(l, COUNTER_feedback_unknown, 1);
-        return 0;
-    }
-    const struct lane *lane = &l->lanes[lane_index];
-    const uint64_t sequence = identifier_sequence(id);
-    struct decision_slot *slot = lane_slot(lane, sequence);
-    const uint64_t before = load_acquire(&slot->id);
-    struct decision decision;
-    racing_copy(&decision, &slot->decision, sizeof decision);
-    racing_copy(l->embedding, slot + 1, g->hidden_dim * sizeof(float));
-    atomic_thread_fence(memory_order_acquire);
-    if (before != id || load_relaxed(&slot->id) != id) {
-        const int was_made = sequence < load_relaxed(&lane->header->decisions) &&
-                             is_of_this_engine(l, lane_index, id);
-        learner_count(l, was_made ? COUNTER_feedback_expired : COUNTER_feedback_unknown, 1);
-        return 0;
-    }
-    *route = decision.route;
-    *mark = &lane->marks[sequence % lane->slot_count];
-    if (load_relaxed(&(*mark)->id) == id) {
-        learner_count(l, COUNTER_feedback_duplicate, 1);
-        return 0;
-    }
-    return 1;
-}
-
-enum lesson learn_feedback(struct learner *l, const struct record_header *record)
-{
-    uint32_t route;
-    struct used_mark *mark;
-    if (!find_decision(l, record->id, &route, &mark)) return LESSON_REJECTED;
-    const int usable = route < l->geometry.routes && is_quality(record->quality);
-    if (!usable || learn_target(l, l->embedding, route, record->quality) != LESSON_LEARNED) {
-        learner_count(l, COUNTER_nonfinite_skipped, 1);
-        return LESSON_REJECTED;
-    }
-    struct step_cursor no_steps = {0};
-    if (l->options.reference) reference_rule(l, l->embedding, no_steps, record->quality, 0.0f);
-    store_relaxed(&mark->version, l->version + 1);
-    store_release(&mark->id, record->id);
-    return LESSON_LEARNED;
+    const struct step_cursor no_steps = {0};
+    reference_rule(l, x, no_steps, quality, 0.0f);
 }

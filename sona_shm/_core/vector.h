@@ -73,6 +73,27 @@ INLINE void dot2(const float *a, const float *b, const float *x, size_t n, float
     *bx = t;
 }
 
+/* Four dot products of rows that begin `stride` floats apart, with one pass over x. */
+INLINE void dot4(const float *a, size_t stride, const float *x, size_t n, float *out)
+{
+    const float *b = a + stride, *c = b + stride, *d = c + stride;
+    vector s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, u, v;
+    size_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) {
+        vector_load(&u, x + i);
+        vector_load(&v, a + i), s0 += v * u;
+        vector_load(&v, b + i), s1 += v * u;
+        vector_load(&v, c + i), s2 += v * u;
+        vector_load(&v, d + i), s3 += v * u;
+    }
+    out[0] = vector_sum(&s0), out[1] = vector_sum(&s1);
+    out[2] = vector_sum(&s2), out[3] = vector_sum(&s3);
+    for (; i < n; i++) {
+        out[0] += a[i] * x[i], out[1] += b[i] * x[i];
+        out[2] += c[i] * x[i], out[3] += d[i] * x[i];
+    }
+}
+
 /* As dot2, and x·x as well. */
 INLINE void dot3(const float *a, const float *b, const float *x, size_t n, float *ax, float *bx,
                  float *xx)

@@ -9,11 +9,14 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from sona_shm.config import SonaConfig
 from sona_shm.engine import Engine
 from sona_shm.errors import EngineExists
 from sona_shm.learner import run as run_learner
+from sona_shm.loops.drain import LearnerOptions
+from sona_shm.loops.reward import load_reward
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,6 +34,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="FILE",
         help="create the engine from this TOML or JSON configuration if it does not exist; one "
         "that exists keeps its own configuration",
+    )
+    parser.add_argument(
+        "--journal",
+        metavar="DIR",
+        type=Path,
+        help="journal every decision and outcome in this directory; see sona replay",
+    )
+    parser.add_argument(
+        "--reward",
+        metavar="MODULE:FUNCTION",
+        help="reward of an outcome, a function of sona_shm.Outcome; default: quality minus price",
     )
     parser.add_argument("--until-stdin-closes", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
@@ -53,7 +67,8 @@ def run(options: argparse.Namespace) -> int:
         config = SonaConfig.from_file(options.create)
         with contextlib.suppress(EngineExists):
             Engine.create(options.name, config).close()
-    run_learner(options.name, stop)
+    reward = None if options.reward is None else load_reward(options.reward)
+    run_learner(options.name, stop, LearnerOptions(options.journal, reward))
     return 0
 
 

@@ -13,30 +13,32 @@ from sona_shm.config import SonaConfig
 from sona_shm.errors import NonFiniteError, OutOfRangeError
 
 
-def policy_parameters(config: SonaConfig) -> tuple[float, float]:
-    """The two numbers that the policy of a configuration takes.
+def policy_strength(config: SonaConfig) -> float:
+    """The strength of exploration of a configuration; NaN for the policy's usual one.
 
     Examples
     --------
-    >>> policy_parameters(SonaConfig(policy="epsilon_greedy", epsilon=0.1))
-    (0.1, 0.0)
+    >>> policy_strength(SonaConfig(policy="epsilon_greedy", exploration=0.1))
+    0.1
     """
-    if config.policy == "epsilon_greedy":
-        return (config.epsilon, 0.0)
-    return (config.squarecb_gamma, 0.5)
+    return float("nan") if config.exploration is None else float(config.exploration)
 
 
-def route_probabilities(config: SonaConfig, scores: ArrayLike, learned: int) -> NDArray[np.float64]:
+def route_probabilities(
+    config: SonaConfig, scores: ArrayLike, learned: int, deviations: ArrayLike | None = None
+) -> NDArray[np.float64]:
     """The probability with which each route would be chosen.
 
     Parameters
     ----------
     config : SonaConfig
-        Its policy and parameters.
+        Its policy and exploration.
     scores : array_like of float32, shape (routes,)
         Expected rewards.
     learned : int
         Outcomes learned so far.
+    deviations : array_like of float32, shape (routes,), optional
+        Standard deviations of the scores, not negative; 0.1 each if not given.
 
     Returns
     -------
@@ -49,17 +51,26 @@ def route_probabilities(config: SonaConfig, scores: ArrayLike, learned: int) -> 
 
     References
     ----------
-    Foster & Rakhlin (2020), Beyond UCB, arXiv:2002.04926 (``squarecb``).
+    Foster & Rakhlin (2020), Beyond UCB, arXiv:2002.04926 (``squarecb``).  Thompson (1933).
+    Bian & Jun (2022), Maillard Sampling, arXiv:2111.03290.
 
     Examples
     --------
-    >>> config = SonaConfig(policy="epsilon_greedy", epsilon=0.5)
+    >>> config = SonaConfig(policy="epsilon_greedy", exploration=0.5)
     >>> route_probabilities(config, [0.1, 0.9], learned=10)
     array([0.25, 0.75])
     """
     if learned < 0:
         raise OutOfRangeError(f"learned is {learned}, expected a number of outcomes, 0 or more")
-    if not np.all(np.isfinite(np.asarray(scores, np.float64))):
-        raise NonFiniteError(f"scores is {scores!r}, expected finite numbers")
-    parameters = policy_parameters(config)
-    return np.array(_core.policy_probabilities(config.policy, scores, learned, parameters))
+    if deviations is None:
+        deviations = np.full(np.shape(scores), 0.1, np.float32)
+    for name, values in (("scores", scores), ("deviations", deviations)):
+        if not np.all(np.isfinite(np.asarray(values, np.float64))):
+            raise NonFiniteError(f"{name} is {values!r}, expected finite numbers")
+    if np.any(np.asarray(deviations) < 0.0):
+        raise OutOfRangeError(f"deviations is {deviations!r}, expected numbers from 0")
+    return np.array(
+        _core.policy_probabilities(
+            config.policy, scores, deviations, learned, policy_strength(config)
+        )
+    )

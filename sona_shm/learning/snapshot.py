@@ -1,19 +1,35 @@
-"""The published block as named arrays: weights, optimiser, statistics, counters."""
+"""The published blocks as named arrays: weights, statistics, counters, patterns."""
 
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sona_shm.config import SonaConfig
+from sona_shm import _core
+from sona_shm.config import EXPERTS, SonaConfig
 from sona_shm.learning.lora import initial_down_projection
-from sona_shm.shm.layout import LEARNER_COUNTERS, OFFSETS, Geometry
+from sona_shm.shm.layout import LEARNER_COUNTERS, NAME_BYTES, OFFSETS, Geometry
 
-# A baseline starts at the middle of [0, 1] with the weight of one observation.
-_BASELINE: Final = struct.pack("<dd", 0.5, 1.0)
+# A baseline starts at the middle of [0, 1]: with the weight of one observation, or of none.
+_BASELINES: Final = {"step_reward": (0.5, 1.0), "quality": (0.5, 1.0), "outcome": (0.5, 0.0)}
+# Before anything was observed all experts count alike: prior / ridge of the mixture.
+_FIRST_WEIGHT: Final = 1.0 / 3.0
+
+
+class RouteRow(NamedTuple):
+    """What one version knows of a route, for people and programs."""
+
+    name: str
+    active: bool
+    cost: float
+    price: float
+    outcomes: int
+    reward_mean: float
+    latency_ms: float | None
+    tokens: float | None
 
 
 class Snapshot:
@@ -21,21 +37,24 @@ class Snapshot:
 
     def __init__(self, block: bytes | bytearray | memoryview, geometry: Geometry) -> None:
         self._block = block
+        self._geometry = geometry
         self._sizes = geometry.sizes()
-        self._max_workers = geometry.max_workers
-        rank, n, routes = geometry.rank, geometry.hidden_dim, geometry.routes
+        rank, n = geometry.rank, geometry.hidden_dim
         self.micro_a = self._floats("micro_a", rank, n)
         self.micro_b = self._floats("micro_b", rank, n)
-        self.heads = self._floats("heads", routes, n)
-        self.heads_squared = self._floats("heads_squared", routes, n)
-        self.head_bias = self._floats("head_bias", routes)
-        self.bias_squared = self._floats("bias_squared", routes)
-        self.price = self._floats("price", routes)
+        self.feature_mean = self._floats("feature_mean", n)
 
     def _floats(self, name: str, *shape: int) -> NDArray[np.float32]:
         count = int(np.prod(shape))
         flat = np.frombuffer(self._block, np.float32, count, self._sizes[name])
         return flat.reshape(shape)
+
+    def _unpack(self, form: str, start: int) -> Any:
+        return struct.unpack_from(form, self._block, start)
+
+    def _header(self, field: str, form: str = "<Q") -> Any:
+        values = self._unpack(form, OFFSETS[f"snapshot_header.{field}"])
+        return values[0] if len(values) == 1 else values
 
     @property
     def counters(self) -> dict[str, int]:
@@ -47,32 +66,129 @@ class Snapshot:
     @property
     def version(self) -> int:
         """The version this block was published as."""
-        return int(np.frombuffer(self._block, np.uint64, 1, OFFSETS["snapshot_header.version"])[0])
+        return int(self._header("version"))
+
+    @property
+    def refits(self) -> int:
+        """Refits installed or given up."""
+        return int(self._header("refits"))
+
+    @property
+    def expert_weights(self) -> dict[str, float]:
+        """How much the mixture listens to each expert; 0 for those that are not mixed."""
+        mixed = self._header("experts")
+        weights = self._header("weight", "<3d")
+        return {
+            name: float(weight) if mixed >> i & 1 else 0.0
+            for i, (name, weight) in enumerate(zip(EXPERTS, weights, strict=True))
+        }
+
+    @property
+    def spread(self) -> float:
+        """Mean squared length of the centred embeddings."""
+        return float(self._header("spread", "<2d")[0])
 
     def lane_positions(self) -> list[int]:
         """How far each lane is learned in this version."""
-        progress = np.dtype([("epoch", "<u8"), ("position", "<u8"), ("counts", "<u8", 2)])
+        progress = np.dtype([("epoch", "<u8"), ("position", "<u8"), ("rest", "<u8", 4)])
         start = self._sizes["lane_progress"]
-        table = np.frombuffer(self._block, progress, self._max_workers, start)
+        table = np.frombuffer(self._block, progress, self._geometry.max_workers, start)
         return [int(row["position"]) for row in table]
 
-    def route_statistics(self, routes: int) -> list[tuple[int, float]]:
-        """Per route: outcomes learned and their mean reward."""
-        start = self._sizes["route_statistics"]
-        table = np.frombuffer(
-            self._block, np.dtype([("outcomes", "<u8"), ("mean", "<f8")]), routes, start
+    # ---- routes ----
+
+    @property
+    def route_count(self) -> int:
+        """Routes that were ever added."""
+        return min(int(self._header("routes")), self._geometry.routes)
+
+    def _route_start(self, index: int) -> int:
+        return self._sizes["routes_offset"] + index * self._sizes["route_stride"]
+
+    def _route_value(self, index: int, field: str, form: str) -> Any:
+        return self._unpack(form, self._route_start(index) + OFFSETS[f"route_state.{field}"])
+
+    def route(self, index: int) -> RouteRow:
+        """One route's row."""
+        start = self._route_start(index)
+        name = bytes(self._block[start : start + NAME_BYTES]).split(b"\0")[0]
+        (flags,) = self._route_value(index, "flags", "<Q")
+        cost, price = self._route_value(index, "cost", "<2d")
+        outcomes, reward_mean = self._route_value(index, "outcomes", "<Qd")
+        latency, latency_weight, tokens, tokens_weight = self._route_value(
+            index, "latency_ms", "<4d"
         )
-        return [(int(row["outcomes"]), float(row["mean"])) for row in table]
+        return RouteRow(
+            name=name.decode("utf-8", "replace"),
+            active=bool(flags & _core.ROUTE_ACTIVE),
+            cost=cost,
+            price=price,
+            outcomes=outcomes,
+            reward_mean=reward_mean,
+            latency_ms=latency if latency_weight else None,
+            tokens=tokens if tokens_weight else None,
+        )
+
+    def routes(self) -> list[RouteRow]:
+        """All routes in the order of their indices, the retired ones too."""
+        return [self.route(i) for i in range(self.route_count)]
+
+    def head(self, index: int) -> NDArray[np.float32]:
+        """The linear expert's weights of a route, shape (hidden_dim,)."""
+        start = self._route_start(index) + self._sizes["route_head"]
+        return np.frombuffer(self._block, np.float32, self._geometry.hidden_dim, start)
+
+    def bias(self, index: int) -> float:
+        """The linear expert's bias of a route."""
+        return float(self._route_value(index, "bias", "<d")[0])
+
+    def bank(self, index: int) -> NDArray[np.float32]:
+        """Per pattern: discounted weight, sum and sum of squares of a route's quality."""
+        start = self._route_start(index) + self._sizes["route_bank"]
+        flat = np.frombuffer(self._block, np.float32, 4 * self._geometry.patterns, start)
+        return flat.reshape(-1, 4)[:, :3]
+
+    def pattern_uses(self) -> NDArray[np.uint64]:
+        """Per pattern: outcomes since the last refit, and the time of the last in nanoseconds."""
+        start = self._sizes["pattern_uses"]
+        flat = np.frombuffer(self._block, np.uint64, 2 * self._geometry.patterns, start)
+        return flat.reshape(-1, 2)
+
+
+class Patterns:
+    """Named views of a slow block: projection and patterns; of a copy."""
+
+    def __init__(self, block: bytes | bytearray | memoryview, geometry: Geometry) -> None:
+        sizes = geometry.sizes()
+        n, projected = geometry.hidden_dim, _core.PROJECTED
+        stride = sizes["pattern_stride"]
+        self.version, count, self.fitted_ns, self.rows = struct.unpack_from("<4Q", block)
+        self.count = min(count, geometry.patterns)
+
+        def floats(name: str, *shape: int) -> NDArray[np.float32]:
+            flat = np.frombuffer(block, np.float32, int(np.prod(shape)), sizes[name])
+            return flat.reshape(shape)
+
+        self.projection = floats("slow_projection", projected, n)
+        self.offset = floats("slow_offset", projected)
+        columns = floats("slow_centroids", projected, stride)
+        self.centroids = np.ascontiguousarray(columns[:, : self.count].T)
+        self.full_centroids = floats("slow_full_centroids", geometry.patterns, n)[: self.count]
+        self.sizes = np.frombuffer(block, np.uint64, self.count, sizes["slow_sizes"])
 
 
 def first_block(config: SonaConfig) -> bytes:
-    """What a new engine publishes as version 0: the identity adapter and heads of zero."""
+    """What a new engine publishes as version 0: the identity adapter, routes without outcomes."""
     geometry = config.geometry()
     block = bytearray(geometry.sizes()["snapshot_bytes"])
-    for baseline in ("step_reward", "quality"):
-        start = OFFSETS[f"snapshot_header.{baseline}"]
-        block[start : start + len(_BASELINE)] = _BASELINE
+    for baseline, values in _BASELINES.items():
+        struct.pack_into("<2d", block, OFFSETS[f"snapshot_header.{baseline}"], *values)
+    experts = sum(1 << i for i, expert in enumerate(EXPERTS) if expert in config.experts)
+    struct.pack_into("<Q", block, OFFSETS["snapshot_header.experts"], experts)
+    weights = [_FIRST_WEIGHT] * len(EXPERTS)
+    struct.pack_into("<3d", block, OFFSETS["snapshot_header.weight"], *weights)
     snapshot = Snapshot(block, geometry)
     snapshot.micro_a[:] = initial_down_projection(geometry.rank, geometry.hidden_dim)
-    snapshot.price[:] = [config.cost_weight * route.cost for route in config.routes]
+    for route in config.routes:
+        _core.add_route(block, tuple(geometry), route.name, route.cost, config.price(route))
     return bytes(block)

@@ -5,20 +5,26 @@ alone; `step` decides only when it becomes visible:
 
 * at the latest after ``flush_threshold`` signals,
 * once every lane is drained, when the oldest unpublished signal is ``flush_interval_ms`` old,
-* when a process asks (`InstantLoop.flush`).
+* when a process asks (`InstantLoop.flush`),
+* when a refit of the patterns is installed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
+from pathlib import Path
 from typing import Final
 
 from sona_shm import _core
 from sona_shm.config import SonaConfig
 from sona_shm.errors import NotTheLearner
 from sona_shm.learning.snapshot import Snapshot
+from sona_shm.loops.journal import LearnerJournal
+from sona_shm.loops.refit import Refit
+from sona_shm.loops.reward import RewardFunction, reward_hook
 from sona_shm.shm import fork
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.memory import EngineMemory
@@ -29,6 +35,27 @@ _SERVED: Final = OFFSETS["control_header.flush_served"]
 NEVER: Final = float("inf")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class LearnerOptions:
+    """What a learner is started with, beside the configuration of its engine.
+
+    Attributes
+    ----------
+    journal : Path or None
+        Directory to journal decisions and outcomes in.
+    reward : callable or None
+        The reward of an outcome; None: quality minus price.
+
+    Examples
+    --------
+    >>> LearnerOptions(journal=Path("/var/log/sona")).reward is None
+    True
+    """
+
+    journal: Path | None = None
+    reward: RewardFunction | None = None
+
+
 class DrainLoop:
     """Holds the lease on an engine and learns what its workers record.
 
@@ -36,6 +63,7 @@ class DrainLoop:
     ----------
     memory : EngineMemory
     config : SonaConfig
+    options : LearnerOptions
     keep : bool
         Whether learned trajectories stay in their lanes, in at most half of each, for
         `drain_trajectories`.
@@ -46,7 +74,15 @@ class DrainLoop:
         If another process, or another loop of this one, holds the lease.
     """
 
-    def __init__(self, memory: EngineMemory, config: SonaConfig, *, keep: bool = False) -> None:
+    def __init__(
+        self,
+        memory: EngineMemory,
+        config: SonaConfig,
+        options: LearnerOptions | None = None,
+        *,
+        keep: bool = False,
+    ) -> None:
+        options = options or LearnerOptions()
         if not memory.try_lease():
             raise NotTheLearner(
                 f"the lease of {memory.names.engine!r} is held by process "
@@ -60,18 +96,30 @@ class DrainLoop:
         self._oldest = NEVER  # monotonic time of the oldest unpublished record
         self._lock = threading.Lock()
         self._waiting = threading.Lock()  # held by a thread that sleeps on the bell
+        default = config.default_quality
+        self._settles = default is not None
+        self._journal: LearnerJournal | None = None
         try:
             self._core = _core.Learner(
                 memory.buffer("control"),
                 memory.buffer("ring"),
                 memory.buffer("weights"),
                 memory.geometry,
-                config.micro_lora_lr,
-                config.head_lr,
-                config.flush_threshold,
-                config.update_rule == "reference",
-                keep,
+                adapter_rate=config.micro_lora_lr,
+                head_rate=config.head_lr,
+                forgetting=config.forgetting,
+                flush_threshold=config.flush_threshold,
+                reference=config.update_rule == "reference",
+                keep=keep,
+                journal=options.journal is not None,
+                default_quality=float("nan") if default is None else default,
+                feedback_timeout=config.feedback_timeout_s,
+                reward=reward_hook(options.reward, self._route_name),
             )
+            if options.journal is not None:
+                self._journal = LearnerJournal(options.journal, memory, config, self._core)
+            self._refit = Refit(self._core, config.hidden_dim, config.pattern_clusters)
+            memory.at_close(self._refit.wait)
             memory.at_close(self._core.release)
             control = memory.control
             control.store(OFFSETS["control_header.learner_pid"], os.getpid())
@@ -85,14 +133,17 @@ class DrainLoop:
     def step(self) -> int:
         """Learn at most one flush worth of records; returns how many were consumed."""
         with self._lock:
+            if self._settles:
+                self._core.settle()
             asked = self._memory.control.load(_REQUESTED)
             if asked != self._memory.control.load(_SERVED):
-                consumed = self._core.drain_all()
+                consumed = self._drain_all()
                 self._publish(force=True)
                 self._memory.control.store(_SERVED, asked)
                 return consumed
             room = max(1, self._threshold - self._core.unpublished)
             consumed = self._core.drain(room)
+            self._refit_if_due()
             if self._core.unpublished == 0:
                 return consumed
             now = time.monotonic()
@@ -106,18 +157,40 @@ class DrainLoop:
     def drain_once(self) -> int:
         """Learn all that the lanes hold at this moment, without publishing it."""
         with self._lock:
-            return self._core.drain_all()
+            return self._drain_all()
+
+    def _drain_all(self) -> int:
+        consumed = self._core.drain_all()
+        while self._refit_if_due():
+            consumed += self._core.drain_all()
+        return consumed
+
+    def _refit_if_due(self) -> bool:
+        """Install the next refit where the learner has to wait for it, else let it begin."""
+        if not self._core.refit_is_due:
+            self._refit.begin_if_due()
+            return False
+        self._refit.install()
+        # At once: a successor may need the rows of the reservoir that come next anew.
+        self._publish()
+        return True
 
     def _publish(self, *, force: bool = False) -> None:
         if force:
             self._core.apply_reference()
+        if self._journal is not None:
+            # Before: what is published as learned is in the journal, too.
+            self._journal.write()
         self._core.publish()
         self._oldest = NEVER
+
+    def _route_name(self, index: int) -> str:
+        return Snapshot(memoryview(self._core), self._memory.geometry).route(index).name
 
     def flush(self) -> None:
         """Learn all that is recorded at this moment, apply and publish it."""
         with self._lock:
-            self._core.drain_all()
+            self._drain_all()
             self._publish(force=True)
 
     def wait(self, seconds: float) -> None:
@@ -149,6 +222,8 @@ class DrainLoop:
     def _after_fork(self) -> None:
         """In a forked child: nobody drains here, and the lease is the parent's."""
         self._core.after_fork()
+        self._refit.abandon()
+        self._journal = None
         self._lock = threading.Lock()
         self._waiting = threading.Lock()
 
@@ -156,7 +231,10 @@ class DrainLoop:
         """Release the lease.  What was learned and not published is learned again from there."""
         self._memory.bell.ring()  # for a thread that waits
         with self._waiting, self._lock:
+            self._refit.wait()
             self._core.release()
+            if self._journal is not None:
+                self._journal.close()
             self._memory.release_lease()
 
 

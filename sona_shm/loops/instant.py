@@ -15,13 +15,14 @@ import msgpack
 
 from sona_shm import _core
 from sona_shm.config import InstantLoopConfig, SonaConfig
-from sona_shm.errors import NotTheLearner
+from sona_shm.errors import ConfigError, NotTheLearner
 from sona_shm.learning.lora import MicroLoRA
-from sona_shm.learning.policy import policy_parameters
+from sona_shm.learning.policy import policy_strength
 from sona_shm.learning.snapshot import Snapshot, first_block
 from sona_shm.loops.buffer import BufferStats, TrajectoryBuffer, buffer_stats
-from sona_shm.loops.drain import DrainLoop, require_learner
+from sona_shm.loops.drain import DrainLoop, LearnerOptions, require_learner
 from sona_shm.loops.metrics import InstantLoopMetrics
+from sona_shm.loops.route_table import RouteTable
 from sona_shm.shm import fork
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.life_cycle import create_memory, destroy_memory
@@ -89,6 +90,7 @@ class InstantLoop:
         self._memory = memory
         self._config = config
         self._lane: _core.Lane | None = None
+        self.routes = RouteTable(self._snapshot)
         self._lane_index = -1
         self._claiming = threading.Lock()
         self._drain: DrainLoop | None = None
@@ -131,6 +133,7 @@ class InstantLoop:
             if self._lane is not None:
                 return self._lane
             memory, config = self._memory, self._config
+            self.routes.refresh()
             index = memory.claim_lane()
             generation = int(memory.owner(index)["generation"])
             self._lane_index = index
@@ -143,8 +146,8 @@ class InstantLoop:
                 generation,
                 _lane_seed(config.seed, index, generation - memory.first_generation),
                 config.policy,
-                policy_parameters(config),
-                {route.name: i for i, route in enumerate(config.routes)},
+                policy_strength(config),
+                self.routes.index,
             )
             memory.at_close(self._lane.release)
             return self._lane
@@ -187,7 +190,13 @@ class InstantLoop:
         ...     loop.on_trajectory(QueryTrajectory(1, [0.0, 1.0]).finalize(0.8))
         True
         """
-        return self._put((self._lane or self._claim()).record(trajectory))
+        lane = self._lane or self._claim()
+        try:
+            return self._put(lane.record(trajectory))
+        except ConfigError:
+            if not self.routes.refresh():
+                raise
+            return self._put(lane.record(trajectory))
 
     def _put(self, status: int) -> bool:
         """What follows a record: wake the learner, or be it."""
@@ -199,8 +208,13 @@ class InstantLoop:
 
     # ---- learning ----
 
-    def become_learner(self) -> DrainLoop:
+    def become_learner(self, options: LearnerOptions | None = None) -> DrainLoop:
         """Take the lease and learn in this process from now on.
+
+        Parameters
+        ----------
+        options : LearnerOptions, optional
+            Journal and reward function.
 
         Raises
         ------
@@ -217,7 +231,7 @@ class InstantLoop:
         """
         if self._drain is not None:
             raise NotTheLearner("this loop is the learner already")
-        self._drain = DrainLoop(self._memory, self._config, keep=True)
+        self._drain = DrainLoop(self._memory, self._config, options, keep=True)
         return self._drain
 
     def flush(self, timeout: float = 1.0) -> bool:

@@ -11,8 +11,9 @@ class InstantLoopMetrics:
 
     ``trajectories_processed + feedback_processed`` records were consumed.  Of them
     ``signals_accumulated`` taught something, and every other one stands in one of
-    ``feedback_duplicate``, ``feedback_expired``, ``feedback_unknown``, ``nonfinite_skipped`` and
-    ``records_corrupt``.  ``records_lost`` counts what a quarantined lane still held.
+    ``feedback_duplicate``, ``feedback_expired``, ``feedback_unknown``, ``nonfinite_skipped``,
+    ``records_corrupt``, ``reward_failed``, ``routes_changed`` and ``routes_refused``.
+    ``records_lost`` counts what a quarantined lane still held.
 
     Attributes
     ----------
@@ -39,6 +40,18 @@ class InstantLoopMetrics:
         How often a lane was refused because its positions or lengths could not be.
     records_lost : int
         Records in a refused lane that were never read.
+    defaults_learned : int
+        Decisions without feedback in time, of which the default quality was learned.
+    reward_failed : int
+        Outcomes for which the reward function raised, or gave no finite number.
+    routes_changed, routes_refused : int
+        Changes of routes applied, and those that could not be.
+    refits_installed, refits_failed : int
+        Refits of the patterns.
+    reservoir_corrupt : int
+        Rows of the reservoir that a refit could not trust.
+    journal_missed : int
+        Decisions that were overwritten before they could be journaled.
 
     Examples
     --------
@@ -61,3 +74,11 @@ class InstantLoopMetrics:
     records_corrupt: int
     lanes_quarantined: int
     records_lost: int
+    defaults_learned: int
+    reward_failed: int
+    routes_changed: int
+    routes_refused: int
+    refits_installed: int
+    refits_failed: int
+    reservoir_corrupt: int
+    journal_missed: int

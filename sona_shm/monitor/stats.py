@@ -6,9 +6,7 @@ import dataclasses
 import time
 from typing import Any
 
-import msgpack
-
-from sona_shm.learning.snapshot import Snapshot
+from sona_shm.learning.snapshot import Patterns, RouteRow, Snapshot
 from sona_shm.loops.metrics import InstantLoopMetrics
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.memory import EngineMemory
@@ -55,20 +53,29 @@ class RouteStats:
     Attributes
     ----------
     name : str
+    active : bool
+        False for a route that was retired.
+    cost : float
     outcomes : int
         Outcomes learned.
     mean_reward : float
         Their mean reward, cost subtracted; 0.0 before the first.
+    mean_latency_ms, mean_tokens : float or None
+        Of the feedback that told them.
 
     Examples
     --------
-    >>> RouteStats("small", 3, 0.5).outcomes
+    >>> RouteStats("small", True, 0.01, 3, 0.5, None, None).outcomes
     3
     """
 
     name: str
+    active: bool
+    cost: float
     outcomes: int
     mean_reward: float
+    mean_latency_ms: float | None
+    mean_tokens: float | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,6 +107,10 @@ class EngineStats:
     counters : InstantLoopMetrics
         As of the last publication.
     routes : list of RouteStats
+    expert_weights : dict of str to float
+        How much the mixture listens to each expert.
+    patterns : int
+        In use by the bank.
 
     Examples
     --------
@@ -124,6 +135,8 @@ class EngineStats:
     lanes: list[LaneStats]
     counters: InstantLoopMetrics
     routes: list[RouteStats]
+    expert_weights: dict[str, float]
+    patterns: int
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON.
@@ -182,7 +195,19 @@ def _lane(
     return row, former
 
 
-def collect(memory: EngineMemory, block: bytes) -> EngineStats:
+def _route(row: RouteRow) -> RouteStats:
+    return RouteStats(
+        name=row.name,
+        active=row.active,
+        cost=row.cost,
+        outcomes=row.outcomes,
+        mean_reward=row.reward_mean,
+        mean_latency_ms=row.latency_ms,
+        mean_tokens=row.tokens,
+    )
+
+
+def collect(memory: EngineMemory, block: bytes, slow: bytes) -> EngineStats:
     """Read everything once; writes nothing."""
     lease, alive = memory.lock_states()
     snapshot = Snapshot(block, memory.geometry)
@@ -191,8 +216,6 @@ def collect(memory: EngineMemory, block: bytes) -> EngineStats:
     lanes = [row for row, _ in rows]
     retired = {count: sum(former[count] for _, former in rows) for count in _COUNTS}
     published_ns = memory.control.load(OFFSETS["control_header.published_ns"])
-    names = [route["name"] for route in msgpack.unpackb(memory.config)["routes"]]
-    statistics = snapshot.route_statistics(len(names))
     retired_recorded = retired["trajectories"] + retired["feedbacks"]
     return EngineStats(
         name=memory.names.engine,
@@ -217,5 +240,7 @@ def collect(memory: EngineMemory, block: bytes) -> EngineStats:
         ),
         lanes=[lane for lane in lanes if lane.alive or lane.backlog_bytes or lane.quarantined],
         counters=InstantLoopMetrics(**snapshot.counters),
-        routes=[RouteStats(name, *row) for name, row in zip(names, statistics, strict=True)],
+        routes=[_route(row) for row in snapshot.routes()],
+        expert_weights=snapshot.expert_weights,
+        patterns=Patterns(slow, memory.geometry).count,
     )

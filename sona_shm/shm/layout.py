@@ -15,6 +15,7 @@ OFFSETS: Final = _core.OFFSETS
 LEARNER_COUNTERS: Final = _core.LEARNER_COUNTERS
 MAGIC: Final = _core.MAGIC
 LAYOUT_VERSION: Final = _core.SONA_LAYOUT_VERSION
+NAME_BYTES: Final = _core.NAME_BYTES
 PAGE: Final = _core.PAGE
 CACHE_LINE: Final = _core.CACHE_LINE
 RECORD_HEADER_BYTES: Final = _core.RECORD_HEADER_BYTES
@@ -23,7 +24,7 @@ SEGMENT_KINDS: Final = {"control": 1, "ring": 2, "weights": 3}
 
 
 class Geometry(NamedTuple):
-    """The six numbers from which every size and offset follows."""
+    """The eight numbers from which every size and offset follows."""
 
     hidden_dim: int
     rank: int
@@ -31,6 +32,8 @@ class Geometry(NamedTuple):
     max_workers: int
     pending_decisions: int
     lane_bytes: int
+    patterns: int
+    reservoir: int
 
     def sizes(self) -> dict[str, int]:
         """Every derived size and offset, by its name in ``struct geometry``."""

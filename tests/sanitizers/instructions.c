@@ -7,6 +7,7 @@
  *                            block, every record learned exactly once
  *
  * Status 0: all good, 77: ptrace is not permitted here, 1: a check failed, and says where. */
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +35,9 @@ static struct geometry geometry = {.hidden_dim = 8,
                                    .routes = 1,
                                    .max_workers = 1,
                                    .pending_decisions = 4,
-                                   .lane_bytes = PAGE};
+                                   .lane_bytes = PAGE,
+                                   .patterns = 1,
+                                   .reservoir = 64};
 static uint8_t *shared, *copy; /* control, ring, weights */
 static uint64_t bytes;
 static struct control_header *control;
@@ -69,6 +72,12 @@ static void reset(void)
     float *a = (float *)((uint8_t *)block + geometry.micro_a);
     for (int i = 0; i < 8; i++) a[i] = 0.1f * (float)(i + 1);
     block->quality = block->step_reward = (struct running_mean){0.5, 1.0};
+    block->experts = (1u << EXPERTS) - 1;
+    static char name[NAME_BYTES] = "a";
+    const struct model model = {&geometry, (uint8_t *)block, NULL};
+    const struct route_start first = {
+        .name = name, .expected = NAN, .like = NO_ROUTE, .flags = ROUTE_ACTIVE};
+    CHECK(model_add_route(&model, &first));
     struct lane_owner *owner = (struct lane_owner *)(shared + geometry.owners_offset);
     store_relaxed(&owner->generation, identifier_first_generation(0));
     producer_claim(&producer, &lane);
@@ -98,7 +107,7 @@ static int put(enum record_kind kind, uint64_t id, float value)
 static uint64_t remember_decision(uint64_t number)
 {
     struct decision_slot *slot = decision_begin(&producer);
-    float *x = (float *)(slot + 1);
+    float *x = (float *)((uint8_t *)slot + geometry.slot_embedding);
     for (int i = 0; i < 8; i++) x[i] = 0.05f * (float)(number + 1);
     slot->decision.route = 0;
     const uint64_t id = identifier_base(0, identifier_first_generation(0)) | number;
@@ -230,16 +239,23 @@ static uint8_t *expected;
 static void load_learner(void)
 {
     const struct learner fresh = {.geometry = geometry,
-                                  .options = {0.1f, 0.2f, 4, 0},
+                                  .options = {.adapter_rate = 0.1f,
+                                              .rates = {0.1f, 0.2f, 1.0},
+                                              .flush_threshold = 4,
+                                              .default_quality = NAN},
                                   .control = control,
-                                  .cell = cell_at(weights, &geometry),
+                                  .cell = fast_cell(weights, &geometry),
+                                  .slow = slow_cell(weights, &geometry),
+                                  .reservoir = weights + geometry.reservoir_offset,
                                   .lanes = &lane,
                                   .released = &released,
                                   .work = learner.work,
+                                  .slow_work = learner.slow_work,
                                   .embedding = learner.embedding,
-                                  .adapted = learner.adapted,
+                                  .features.adapted = learner.features.adapted,
                                   .gradient = learner.gradient};
     learner = fresh;
+    learner.model = (struct model){&geometry, learner.work, learner.slow_work};
     memset(&released, 0, sizeof released);
     CHECK(learner_load(&learner));
 }
@@ -278,10 +294,11 @@ static void check_next_learner(void)
 static void learner_mode(void)
 {
     learner.work = aligned_alloc(CACHE_LINE, geometry.snapshot_bytes);
+    learner.slow_work = aligned_alloc(CACHE_LINE, geometry.slow_bytes);
     learner.embedding = aligned_alloc(CACHE_LINE, 3 * CACHE_LINE);
     expected = malloc(geometry.snapshot_bytes);
-    CHECK(learner.work && learner.embedding && expected);
-    learner.adapted = learner.embedding + 8;
+    CHECK(learner.work && learner.slow_work && learner.embedding && expected);
+    learner.features.adapted = learner.embedding + 8;
     learner.gradient = learner.embedding + 16;
     reset();
     record_all();

@@ -11,6 +11,7 @@
  * copies go through racing_copy (race.h), which is not instrumented, so a missing fence is neither
  * reported nor hidden by TSan.  The checksums here, at -O3 and without TSan, are what tests the
  * fences; TSan tests everything else, that is all that is ordered by head, tail, epoch, version. */
+#include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -22,6 +23,7 @@
 #include "kernels.h"
 #include "learner.h"
 #include "race.h"
+#include "refit.h"
 
 #define WORKERS 2
 #define CHECK(condition)                                                                           \
@@ -37,7 +39,9 @@ static struct geometry geometry = {.hidden_dim = 32,
                                    .routes = 3,
                                    .max_workers = WORKERS,
                                    .pending_decisions = 64,
-                                   .lane_bytes = PAGE};
+                                   .lane_bytes = PAGE,
+                                   .patterns = 4,
+                                   .reservoir = 64};
 static uint8_t *control, *ring, *weights;
 static uint64_t rounds, seed;
 static _Atomic int running;
@@ -166,11 +170,15 @@ static void stress_lane(void)
 
 static void *cell_writer(void *argument)
 {
-    const struct cell cell = cell_at(weights, &geometry);
+    const struct cell cell = fast_cell(weights, &geometry);
     const uint64_t words = geometry.snapshot_bytes / sizeof(uint64_t);
+    const struct cell slow = slow_cell(weights, &geometry);
     uint64_t *block = argument;
     for (uint64_t version = 1; version <= rounds; version++) {
         for (uint64_t i = 0; i < words; i++) block[i] = version;
+        /* the stamp is the slow version that the block names, too */
+        racing_copy(cell_begin(&slow, version), block, geometry.slow_bytes);
+        cell_publish(&slow, version);
         racing_copy(cell_begin(&cell, version), block, geometry.snapshot_bytes);
         cell_publish(&cell, version);
     }
@@ -180,18 +188,23 @@ static void *cell_writer(void *argument)
 
 static void *cell_reader(void *argument)
 {
-    const struct cell cell = cell_at(weights, &geometry);
+    const struct cell cell = fast_cell(weights, &geometry);
+    const struct cell slow = slow_cell(weights, &geometry);
     const uint64_t words = geometry.snapshot_bytes / sizeof(uint64_t);
     uint64_t *block = malloc(geometry.snapshot_bytes), last = 0, *reads = argument;
-    CHECK(block);
+    uint64_t *slow_block = malloc(geometry.slow_bytes);
+    CHECK(block && slow_block);
     do {
-        CHECK(cell_copy(&cell, &geometry, (uint8_t *)block));
+        CHECK(cell_copy(&cell, &slow, &geometry, (uint8_t *)block, (uint8_t *)slow_block));
         for (uint64_t i = 1; i < words; i++) CHECK(block[i] == block[0]);
+        for (uint64_t i = 0; i < geometry.slow_bytes / sizeof *slow_block; i++)
+            CHECK(slow_block[i] == block[0]);
         CHECK(block[0] >= last);
         last = block[0];
         *reads += 1;
     } while (is_running());
     free(block);
+    free(slow_block);
     return NULL;
 }
 
@@ -214,6 +227,12 @@ static void stress_cell(void)
 
 struct worker {
     uint64_t index, recorded;
+};
+
+struct fitting {
+    struct learner *learner;
+    struct patterns_fit fit;
+    struct refit *refit;
 };
 
 static void put_feedback(struct producer *p, struct worker *w, uint64_t id, float quality)
@@ -268,16 +287,23 @@ static void *engine_worker(void *argument)
     struct worker *w = argument;
     const struct lane lane = lane_at(ring, &geometry, w->index);
     struct producer producer;
-    float embedding[32], adapted[32], score[3];
-    double probability[3];
+    float embedding[32], adapted[32], dot[3];
+    double score[3], deviation[3], probability[3], usual;
+    uint32_t route[3];
+    uint64_t allowed;
     struct decider decider = {.geometry = geometry,
-                              .cell = cell_at(weights, &geometry),
-                              .policy = policy_named("squarecb"),
-                              .parameter = {18.0, 0.0},
+                              .fast = fast_cell(weights, &geometry),
+                              .slow = slow_cell(weights, &geometry),
+                              .policy = policy_named("maillard", &usual),
+                              .strength = 0.35,
                               .embedding = embedding,
-                              .adapted = adapted,
-                              .score = score,
-                              .probability = probability};
+                              .allowed = &allowed,
+                              .features.adapted = adapted,
+                              .dot = dot,
+                              .candidates = {.route = route,
+                                             .score = score,
+                                             .deviation = deviation,
+                                             .probability = probability}};
     const uint64_t base = identifier_base(w->index, claim(w->index));
     CHECK(decider.policy);
     random_seed(&decider.random, seed + w->index);
@@ -287,7 +313,8 @@ static void *engine_worker(void *argument)
         for (int k = 0; k < 32; k++) embedding[k] = (float)random_uniform(&decider.random);
         CHECK(limit_length(embedding, 32));
         const float quality = (float)random_uniform(&decider.random);
-        CHECK(decide(&decider, &choice));
+        allowed = UINT64_MAX;
+        CHECK(decide(&decider, &choice) == DECIDE_DONE);
         const uint64_t id = remember(&decider, &producer, base, &choice, i);
         put_feedback(&producer, w, id, quality);
         /* an old decision, whose slot may be changing while the learner reads it */
@@ -298,13 +325,42 @@ static void *engine_worker(void *argument)
     return NULL;
 }
 
+static void *prepare(void *argument)
+{
+    struct fitting *fitting = argument;
+    fitting->refit = refit_prepare(fitting->learner, &fitting->fit);
+    return NULL;
+}
+
+/* Patterns that are no fit, but tell one embedding from another. */
+static void refit_by_hand(struct learner *l)
+{
+    static float projection[PROJECTED * 32], offset[PROJECTED], centroids[2 * PROJECTED], full[64];
+    const uint64_t sizes[2] = {1, 1};
+    struct fitting fitting = {.learner = l,
+                              .fit = {projection, offset, centroids, full, sizes, 2, 1, 1}};
+    pthread_t thread;
+    for (int i = 0; i < PROJECTED; i++) projection[i * 32 + i] = 1.0f;
+    centroids[0] = full[0] = 1.0f;
+    centroids[PROJECTED + 1] = full[32 + 1] = 1.0f;
+    start(&thread, prepare, &fitting);
+    pthread_join(thread, NULL);
+    CHECK(fitting.refit);
+    refit_install(l, fitting.refit);
+    refit_free(fitting.refit);
+    learner_publish(l, 1);
+}
+
 static void *engine_learner(void *argument)
 {
     struct learner *l = argument;
     int last_turn;
     do {
         last_turn = !is_running();
-        while (learner_drain(l, 16)) learner_publish(l, 1);
+        while (learner_drain(l, 16)) {
+            learner_publish(l, 1);
+            if (refit_is_due(l)) refit_by_hand(l);
+        }
         if (learner_may_sleep(l)) learner_wakes(l);
     } while (!last_turn);
     return NULL;
@@ -312,20 +368,24 @@ static void *engine_learner(void *argument)
 
 static void *engine_reader(void *argument)
 {
-    const struct cell cell = cell_at(weights, &geometry);
-    uint8_t *block = malloc(geometry.snapshot_bytes);
+    const struct cell cell = fast_cell(weights, &geometry);
+    const struct cell slow = slow_cell(weights, &geometry);
+    uint8_t *block = malloc(geometry.snapshot_bytes), *slow_block = malloc(geometry.slow_bytes);
     float x[32] = {1.0f}, out[32], scratch[2 * 2 * 32];
     uint64_t last = 0;
     (void)argument;
-    CHECK(block);
+    CHECK(block && slow_block);
     while (is_running()) {
         CHECK(cell_apply(&cell, &geometry, x, out, 1, scratch) == APPLY_DONE);
-        CHECK(cell_copy(&cell, &geometry, block));
+        CHECK(cell_copy(&cell, &slow, &geometry, block, slow_block));
         const uint64_t version = ((const struct snapshot_header *)block)->version;
         CHECK(version >= last);
         last = version;
+        CHECK(((const struct snapshot_header *)block)->slow_version ==
+              ((const struct slow_header *)slow_block)->version);
     }
     free(block);
+    free(slow_block);
     return NULL;
 }
 
@@ -333,17 +393,38 @@ static void make_learner(struct learner *l, struct lane *lanes, struct lane_rele
 {
     float *rows = (float *)segment(3 * geometry.hidden_dim * sizeof(float));
     *l = (struct learner){.geometry = geometry,
-                          .options = {0.002f, 0.14f, 16, 0},
+                          .options = {.adapter_rate = 0.002f,
+                                      .rates = {0.002f, 0.12f, 1.0},
+                                      .flush_threshold = 16,
+                                      .default_quality = NAN},
                           .control = (struct control_header *)control,
-                          .cell = cell_at(weights, &geometry),
+                          .cell = fast_cell(weights, &geometry),
+                          .slow = slow_cell(weights, &geometry),
                           .lanes = lanes,
                           .released = released,
+                          .reservoir = weights + geometry.reservoir_offset,
                           .work = segment(geometry.snapshot_bytes),
+                          .slow_work = segment(geometry.slow_bytes),
+                          .features.adapted = rows + geometry.hidden_dim,
                           .embedding = rows,
-                          .adapted = rows + geometry.hidden_dim,
                           .gradient = rows + 2 * geometry.hidden_dim};
     for (uint64_t i = 0; i < WORKERS; i++) lanes[i] = lane_at(ring, &geometry, i);
+    l->model = (struct model){&l->geometry, l->work, l->slow_work};
     CHECK(learner_load(l));
+}
+
+/* The first published block: three routes. */
+static void make_routes(void)
+{
+    static char names[3][NAME_BYTES] = {"a", "b", "c"};
+    uint8_t *block = weights + geometry.buffers_offset;
+    const struct model model = {&geometry, block, NULL};
+    model_header(&model)->experts = (1u << EXPERTS) - 1;
+    for (int i = 0; i < 3; i++) {
+        const struct route_start first = {
+            .name = names[i], .expected = NAN, .like = NO_ROUTE, .flags = ROUTE_ACTIVE};
+        CHECK(model_add_route(&model, &first));
+    }
 }
 
 static void stress_engine(void)
@@ -354,6 +435,7 @@ static void stress_engine(void)
     struct lane_release released[WORKERS] = {{0}};
     struct learner learner;
     uint64_t recorded = 0, explained = 0;
+    make_routes();
     make_learner(&learner, lanes, released);
     start(&learning, engine_learner, &learner);
     start(&reading, engine_reader, NULL);
@@ -379,6 +461,7 @@ static void stress_engine(void)
            (unsigned long long)counters[COUNTER_feedback_expired],
            (unsigned long long)learner.version);
     CHECK(recorded == processed && processed == explained);
+    CHECK(counters[COUNTER_refits_installed] > 0);
     CHECK(counters[COUNTER_feedback_unknown] == 0 && counters[COUNTER_outcomes_learned] > 0);
 }
 

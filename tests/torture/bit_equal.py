@@ -28,7 +28,7 @@ def _config(update_rule: str) -> sona.SonaConfig:
         routes=ROUTES,
         # Choices must not depend on which version of the weights a decision happens to see.
         policy="epsilon_greedy",
-        epsilon=1.0,
+        exploration=1.0,
         update_rule=update_rule,  # type: ignore[arg-type]  # a parameter
         micro_lora_lr=0.05,
         trajectory_capacity=1000,
@@ -93,6 +93,8 @@ def _final_block(name: str, engine: sona.Engine) -> tuple[bytes, dict[str, int]]
     volatile = [OFFSETS["snapshot_header.version"]]
     if engine.config.update_rule == "exact":  # the reference rule flushes by its own count
         volatile.append(start + 8 * LEARNER_COUNTERS.index("flushes_performed"))
+    uses, patterns = engine._memory.sizes["pattern_uses"], engine.config.pattern_clusters
+    volatile += [uses + 16 * pattern + 8 for pattern in range(patterns)]  # times
     for offset in volatile:
         struct.pack_into("<Q", block, offset, 0)
     return bytes(block), counters
@@ -101,12 +103,16 @@ def _final_block(name: str, engine: sona.Engine) -> tuple[bytes, dict[str, int]]
 def _kill_until_done(
     name: str, engine: sona.Engine, worker: Child, moments: np.random.Generator
 ) -> int:
-    """Learners that are killed at random moments, for as long as the worker records."""
+    """Learners that are killed at random moments, for as long as the worker records.
+
+    Most live about a millisecond; some live long enough to get past a refit, which all must wait
+    for.
+    """
     kills = 0
     while not worker.has_ended():
         learner = Child(learn, name)
         await_learner(engine, {learner.pid})
-        busy_delay(float(moments.exponential(0.001)))
+        busy_delay(float(moments.exponential(0.001 if kills % 4 else 0.1)))
         learner.kill()
         kills += 1
     return kills

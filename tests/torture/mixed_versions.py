@@ -46,8 +46,8 @@ def publish_stamps(name: str) -> None:
         version += 1
         stamp = float(version % STAMPS)
         working.micro_b[:] = stamp
-        working.heads[:] = stamp
-        working.heads_squared[:] = stamp
+        for route in range(working.route_count):
+            working.head(route)[:] = stamp
         if core.publish() != version:
             raise RuntimeError(f"published something else than {version}")
 
@@ -67,7 +67,7 @@ def read_stamps(name: str, table: Table, row: int, whole_blocks: bool) -> None:
         if whole_blocks:
             snapshot = Snapshot(engine._snapshot(), engine._memory.geometry)
             stamp = float(snapshot.version % STAMPS)
-            weights = (snapshot.micro_b, snapshot.heads, snapshot.heads_squared)
+            weights = (snapshot.micro_b, snapshot.head(0), snapshot.head(1))
             whole = all(bool((part == stamp).all()) for part in weights)
         else:
             engine.apply(x, out=out)

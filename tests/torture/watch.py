@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import sona_shm as sona
+from sona_shm.learning.snapshot import Snapshot
 from sona_shm.shm.memory import EngineMemory
 from sona_shm.shm.waiting import wait_until
 from tests.torture.processes import Table
@@ -17,10 +18,8 @@ COLUMNS = ("longest_wait_ns", "looks", "stop")
 
 def published_positions(memory: EngineMemory, block: bytes) -> NDArray[np.uint64]:
     """How far each lane is learned in this snapshot."""
-    lanes = memory.geometry.max_workers
-    words = np.frombuffer(block, np.uint64, 4 * lanes, memory.sizes["lane_progress"])
-    positions: NDArray[np.uint64] = words.reshape(lanes, 4)[:, 1]
-    return positions
+    positions = Snapshot(block, memory.geometry).lane_positions()
+    return np.array(positions, np.uint64)
 
 
 def is_work_pending(engine: sona.Engine) -> bool:

@@ -1,0 +1,60 @@
+/* Refits: projection and patterns are fitted anew from the reservoir, and ridge and bank repeat its
+ * outcomes over them.
+ *
+ * A refit begins when refit_begins_at() outcomes were learned, works beside the learner on a block
+ * of its own, and is installed when refit_installs_at() were learned: the learner waits for it
+ * there.  So what is learned stays a function of the records alone, however long a refit takes,
+ * and a learner that was killed in between repeats it from the same rows. */
+#ifndef SONA_REFIT_H
+#define SONA_REFIT_H
+
+#include "learner.h"
+
+struct refit {
+    struct model model;       /* private: only slow block, ridges and banks are used */
+    struct features features;
+    uint64_t begins;          /* rows below are the ones it was fitted to */
+    uint64_t next;            /* row to be repeated next */
+    float baseline;           /* of all rows below `begins`: the mean quality when it began */
+    uint64_t corrupt;         /* rows that cannot be */
+};
+
+/* Outcomes learned when the refit of that number begins, and is installed. */
+uint64_t refit_begins_at(uint64_t number);
+uint64_t refit_installs_at(uint64_t number, uint64_t reservoir);
+
+/* Whether the next refit may begin; whether nothing more may be learned before it is installed. */
+int refit_may_begin(const struct learner *learner);
+int refit_is_due(const struct learner *learner);
+
+/* Whether the working block's count of refits and of rows can be: the learner stops for each. */
+int refit_state_is_sound(const struct learner *learner);
+
+void reservoir_append(struct learner *learner, const float *x, const struct observation *o,
+                      float quality, float baseline);
+
+/* Copies the embeddings that the next refit learns from; returns how many, at most `reservoir`. */
+uint64_t refit_rows(const struct learner *learner, float *embeddings);
+
+struct patterns_fit { /* plain arrays */
+    const float *projection;    /* (PROJECTED, hidden_dim), scaled */
+    const float *offset;        /* (PROJECTED,) */
+    const float *centroids;     /* (count, PROJECTED) */
+    const float *full_centroids; /* (count, hidden_dim) */
+    const uint64_t *sizes;      /* (count,) */
+    uint64_t count, rows, time_ns;
+};
+
+/* Repeats what the reservoir holds over newly fitted patterns; NULL without memory.  May run in
+ * another thread than the learner. */
+struct refit *refit_prepare(const struct learner *learner, const struct patterns_fit *fit);
+
+/* Repeats what came since, and makes the result part of the working block; publish it next. */
+void refit_install(struct learner *learner, struct refit *refit);
+
+/* Goes on with what there is: a refit has failed. */
+void refit_give_up(struct learner *learner);
+
+void refit_free(struct refit *refit);
+
+#endif

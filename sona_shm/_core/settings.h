@@ -1,0 +1,56 @@
+/* Constants of the learning algorithm.  Chosen by benchmarks/routing.py on one half of the rows of
+ * its streams; the optimum is flat in each. */
+#ifndef SONA_SETTINGS_H
+#define SONA_SETTINGS_H
+
+/* Predicted qualities stay in [LEAST_QUALITY, 1]. */
+#define LEAST_QUALITY -0.2
+
+/* Squared length below which centred embeddings are not scaled up further. */
+#define LEAST_SPREAD 1e-6
+
+/* A route's mean counts as if it had been seen this often with the quality of all routes. */
+#define ROUTE_PRIOR 2.0
+/* Share that all routes' means lose with each outcome. */
+#define ROUTE_DECAY 2e-4
+
+/* Running means over outcomes forget after so many. */
+#define OUTCOME_HORIZON 10000.0
+
+/* Linear expert: AdaGrad, and a bias that moves by at least this share of its error. */
+#define HEAD_EPSILON 3e-4f
+#define LEAST_BIAS_STEP 0.01
+
+/* Ridge: prior variance of a coefficient, the constant feature, share forgotten per outcome. */
+#define RIDGE_PRIOR 0.125f
+#define RIDGE_CONSTANT 0.3f
+#define RIDGE_DECAY 0.002
+
+/* Bank: a pattern's mean of a route counts as if the route's mean had been seen this often. */
+#define BANK_PRIOR 6.0
+#define BANK_DECAY 0.01
+
+/* Mixture: discounted least squares, drawn towards equal small weights. */
+#define MIXTURE_DECAY 1e-3
+#define MIXTURE_RIDGE 0.6
+#define MIXTURE_PRIOR 0.2
+#define LARGEST_MIXTURE_WEIGHT 1.5
+
+/* Correction of the mixture by its recent error. */
+#define ERROR_DECAY 0.02
+#define ERROR_PRIOR 30.0
+
+/* Spread of outcomes around the prediction. */
+#define VARIANCE_DECAY 0.01
+#define VARIANCE_PRIOR 0.1
+#define VARIANCE_PRIOR_WEIGHT 6.0
+#define LEAST_VARIANCE 0.003
+
+/* A route that arrives while others serve is tried until about so many outcomes say enough. */
+#define ARRIVAL_BONUS 2.0
+#define ARRIVAL_VARIANCE 0.2
+
+/* Observations that a prior stated for a new route, or taken from a similar one, counts for. */
+#define LIKE_WEIGHT 5.0f
+
+#endif

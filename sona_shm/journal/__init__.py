@@ -1,0 +1,1 @@
+"""The journal: every decision and outcome in files, written by the learner, read by anybody."""

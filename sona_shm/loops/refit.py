@@ -1,0 +1,75 @@
+"""Refits of the patterns, beside the learner: what becomes Loop B's part of routing.
+
+``_core/refit.h`` says when a refit begins and when it is installed; here is the thread in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import numpy as np
+
+from sona_shm import _core
+from sona_shm.learning.reasoning_bank import fit_patterns
+
+logger = logging.getLogger("sona_shm.learner")
+
+
+class Refit:
+    """Fits patterns to the reservoir in a thread of its own, one at a time.
+
+    Parameters
+    ----------
+    core : _core.Learner
+    hidden_dim : int
+    clusters : int
+        Patterns at most.
+    """
+
+    def __init__(self, core: _core.Learner, hidden_dim: int, clusters: int) -> None:
+        self._core = core
+        self._hidden_dim = hidden_dim
+        self._clusters = clusters
+        self._thread: threading.Thread | None = None
+
+    def begin_if_due(self) -> None:
+        """Start the next refit, if enough was learned for it and it does not run yet."""
+        if self._thread is None and self._core.refit_may_begin:
+            self._thread = threading.Thread(target=self._fit, name="sona refit", daemon=True)
+            self._thread.start()
+
+    def install(self) -> None:
+        """Wait for the refit and make it part of the working block; the caller publishes next."""
+        self.begin_if_due()
+        self.wait()
+        self._core.install_refit()
+
+    def wait(self) -> None:
+        """Until no refit runs: it computes on what it has, so this is bounded."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def abandon(self) -> None:
+        """In a forked child there is no such thread."""
+        self._thread = None
+
+    def _fit(self) -> None:
+        try:
+            rows = np.frombuffer(self._core.refit_rows(), np.float32)
+            embeddings = rows.reshape(-1, self._hidden_dim)
+            fit = fit_patterns(embeddings, self._clusters, seed=self._core.refits)
+            self._core.prepare_refit(
+                fit.projection.matrix,
+                fit.projection.offset,
+                fit.centroids,
+                fit.full_centroids,
+                fit.sizes.astype(np.uint64),
+                len(embeddings),
+                time.time_ns(),
+            )
+        except Exception:
+            # The learner counts it as refits_failed, and goes on with the patterns there are.
+            logger.exception("refit %d has failed", self._core.refits)
