@@ -1,0 +1,1 @@
+"""Routers that the routing benchmark compares, the streams they play, and how they are played."""
