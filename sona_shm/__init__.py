@@ -11,6 +11,7 @@ from sona_shm.errors import (
     EngineForbidden,
     EngineNotFound,
     EngineNotReady,
+    JournalError,
     LayoutMismatch,
     NoFreeLaneError,
     NonFiniteError,
@@ -21,6 +22,7 @@ from sona_shm.errors import (
     SharedMemoryTooSmall,
     SonaError,
 )
+from sona_shm.journal.reader import Journal, read_journal
 from sona_shm.learner import Learner
 from sona_shm.learning.lora import MicroLoRA
 from sona_shm.learning.policy import route_probabilities
@@ -31,6 +33,7 @@ from sona_shm.loops.instant import InstantLoop
 from sona_shm.loops.metrics import InstantLoopMetrics
 from sona_shm.loops.reward import Outcome
 from sona_shm.monitor.stats import EngineStats, LaneStats, RouteStats
+from sona_shm.replay import ReplayResult, replay, replay_config
 from sona_shm.trajectory import (
     Decision,
     LearningSignal,
@@ -58,6 +61,8 @@ __all__ = [
     "InstantLoop",
     "InstantLoopConfig",
     "InstantLoopMetrics",
+    "Journal",
+    "JournalError",
     "LaneStats",
     "LayoutMismatch",
     "LearnedPattern",
@@ -74,6 +79,7 @@ __all__ = [
     "QueryTrajectory",
     "ReasoningBank",
     "RecordTooLargeError",
+    "ReplayResult",
     "Route",
     "RouteStats",
     "ShapeError",
@@ -83,5 +89,8 @@ __all__ = [
     "TrajectoryBuffer",
     "TrajectoryBuilder",
     "TrajectoryStep",
+    "read_journal",
+    "replay",
+    "replay_config",
     "route_probabilities",
 ]

@@ -18,7 +18,8 @@
     ├── LayoutMismatch          (RuntimeError)       made by another version of this package
     ├── CorruptSegment          (RuntimeError)       what is in shared memory cannot be right
     ├── EngineForbidden         (PermissionError)    the engine belongs to another user
-    └── SharedMemoryTooSmall    (OSError)            /dev/shm has no room for the engine
+    ├── SharedMemoryTooSmall    (OSError)            /dev/shm has no room for the engine
+    └── JournalError            (ValueError)         a journal that cannot be read or begun
 
 Each message says what was given, what was expected and what to do.
 """
@@ -219,4 +220,18 @@ class SharedMemoryTooSmall(SonaError, OSError):
     --------
     >>> issubclass(SharedMemoryTooSmall, OSError)
     True
+    """
+
+
+class JournalError(SonaError, ValueError):
+    """A journal cannot be read, begun, or evaluated with a configuration.
+
+    Examples
+    --------
+    >>> import sona_shm as sona
+    >>> sona.read_journal("nowhere")
+    Traceback (most recent call last):
+        ...
+    sona_shm.errors.JournalError: there is no journal in nowhere; expected a file, or a \
+directory with files journal-*.msgpack
     """

@@ -22,25 +22,9 @@ from typing import Final
 
 import numpy as np
 
-from sona_shm.errors import SonaError
-
 FORMAT: Final = "sona_shm journal"
 VERSION: Final = 1
 PATTERN: Final = "journal-*.msgpack"
-
-
-class JournalError(SonaError, ValueError):
-    """A journal that cannot be read, or cannot be begun.
-
-    Examples
-    --------
-    >>> from sona_shm.journal.reader import read_journal
-    >>> read_journal("nowhere")
-    Traceback (most recent call last):
-        ...
-    sona_shm.journal.format.JournalError: there is no journal in nowhere; expected a file, or a \
-directory with files journal-*.msgpack
-    """
 
 
 def decision_dtype(hidden_dim: int, allowed_words: int) -> np.dtype[np.void]:

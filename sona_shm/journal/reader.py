@@ -6,13 +6,17 @@ import dataclasses
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from sona_shm.journal.format import FORMAT, PATTERN, VERSION, JournalError
+from sona_shm.errors import JournalError
+from sona_shm.journal.format import FORMAT, PATTERN, VERSION
+
+#: Lengths in a file are believed up to its size; those of a file cut short are larger than that.
+_ROOM: Final = 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,7 +118,7 @@ def read_journal(path: str | Path) -> Journal:
     >>> read_journal("nowhere")
     Traceback (most recent call last):
         ...
-    sona_shm.journal.format.JournalError: there is no journal in nowhere; expected a file, or a \
+    sona_shm.errors.JournalError: there is no journal in nowhere; expected a file, or a \
 directory with files journal-*.msgpack
     """
     path = Path(path)
@@ -134,7 +138,7 @@ def _records(file: Path, found: _Found) -> Iterator[list[Any]]:
     """The records of one file; what is broken is counted."""
     with file.open("rb") as stream:
         size = file.stat().st_size
-        unpacker = msgpack.Unpacker(stream, max_buffer_size=max(size, 1))
+        unpacker = msgpack.Unpacker(stream, max_buffer_size=max(size, _ROOM))
         whole = 0  # bytes of complete objects
         try:
             for position, pair in enumerate(unpacker):
@@ -171,7 +175,7 @@ def _batch(pair: Any, found: _Found) -> list[list[Any]]:
     if not sound:
         found.corrupt += 1
         return []
-    unpacker = msgpack.Unpacker(max_buffer_size=max(len(pair[1]), 1))
+    unpacker = msgpack.Unpacker(max_buffer_size=max(len(pair[1]), _ROOM))
     unpacker.feed(pair[1])
     return list(unpacker)
 

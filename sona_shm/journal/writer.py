@@ -15,7 +15,8 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from sona_shm.journal.format import FORMAT, VERSION, JournalError
+from sona_shm.errors import JournalError
+from sona_shm.journal.format import FORMAT, VERSION
 
 logger = logging.getLogger("sona_shm.learner")
 _NUMBERS: Final = itertools.count()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -35,7 +38,8 @@ class Site:
         self.table = Table(1 + incarnations, COLUMNS)
         self._watch_table = Table(1, watch.COLUMNS)
         self._next_row = 1
-        self.learners = [Child(learn, name) for _ in range(learners)]
+        self.journal = Path(tempfile.mkdtemp(prefix="journal-"))
+        self.learners = [Child(learn, name, self.journal) for _ in range(learners)]
         await_learner(self.engine, self.learner_pids())
         self._watcher = Child(watch.watch_for_stalls, name, self._watch_table)
         self.workers: dict[int, Child] = {}
@@ -69,7 +73,7 @@ class Site:
         self.learners.remove(holder)
         holder.kill()
         await_learner(self.engine, self.learner_pids())
-        self.learners.append(Child(learn, self.engine.name))
+        self.learners.append(Child(learn, self.engine.name, self.journal))
 
     def finish(self, report: Report) -> None:
         """Let the survivors go on for a while, stop everything, compare the books."""
@@ -82,6 +86,7 @@ class Site:
         check_books(self.engine, report)
         check_lanes(self.engine, self.table, report)
         self._check_feedback(report)
+        self._check_journal(report)
         self._watch_table.writer(0)["stop"][0] = 1
         report.check(self._watcher.join() == 0, "the watching process failed")
         longest = int(self._watch_table.column("longest_wait_ns")[0]) / 1e9
@@ -102,8 +107,31 @@ class Site:
             f"{counters.feedback_duplicate} duplicates, expected {repeated} to {repeated + killed}",
         )
 
+    def _check_journal(self, report: Report) -> None:
+        """What is published as learned was journaled before, so a kill loses nothing of it."""
+        stats, journal = self.engine.stats(), sona.read_journal(self.journal)
+        counters = stats.counters
+        outcomes = int(np.isfinite(journal.quality).sum()) + journal.orphans
+        learned = counters.feedback_processed - counters.feedback_duplicate
+        report.figures["journal"] = {
+            "decisions": len(journal),
+            "outcomes": outcomes,
+            "files": journal.files,
+            "torn": journal.torn,
+            "repeated": journal.duplicates,
+        }
+        report.check(journal.corrupt == 0, f"{journal.corrupt} broken batches in the journal")
+        report.check(outcomes == learned, f"{outcomes} outcomes journaled, {learned} learned")
+        report.check(
+            len(journal) + counters.journal_missed == stats.decisions,
+            f"{len(journal)} decisions journaled, {counters.journal_missed} missed, "
+            f"{stats.decisions} made",
+        )
+        report.check(counters.refits_installed > 0, "no refit was installed")
+
     def close(self) -> None:
         """End what still runs, and remove the engine."""
+        shutil.rmtree(self.journal)
         for child in [self._watcher, *self.learners, *self.workers.values()]:
             child.kill()
         self.engine.close()

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -115,9 +116,9 @@ def busy_delay(seconds: float) -> None:
         pass
 
 
-def learn(name: str) -> None:
+def learn(name: str, journal: Path | None = None) -> None:
     """Body of a learner process: the holder of the lease, or a standby for it."""
-    run(name, threading.Event())
+    run(name, threading.Event(), sona.LearnerOptions(journal))
 
 
 def await_learner(engine: sona.Engine, pids: set[int]) -> int:
