@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml tools/build_backend.py $(wildcard sona_shm/_core/*)
 
-.PHONY: demo test lint bench torture clean
+.PHONY: demo test lint bench bench-routing torture clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/sona demo
@@ -21,6 +21,13 @@ bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/hotpath.py
 	$(BIN)/python benchmarks/visibility.py
 	$(BIN)/python benchmarks/transport.py
+
+# About half an hour on two cores.
+bench-routing: $(VENV)/installed-bench
+	$(BIN)/python benchmarks/routing.py
+	$(BIN)/python benchmarks/routing.py --change
+	$(BIN)/python benchmarks/routing.py --ablation
+	$(BIN)/python benchmarks/routing.py --workers
 
 torture: $(VENV)/installed-test
 	$(BIN)/python -m tests.torture

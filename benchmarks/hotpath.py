@@ -31,7 +31,12 @@ BUDGETS = {  # DESIGN budgets at dim 384: the column and the most it may be
     "record": ("ns", 1000.0),
     "construct + record": ("ns", 2000.0),
     "drain + accumulate": ("ns", 1e9 / 1.5e6),
+    f"route, K = {ROUTES}": ("ns", 3000.0),
+    "feedback": ("ns", 1000.0),
+    "drain outcomes": ("ns", 1e9 / 200_000),
 }
+# Outcomes taught before anything is timed: enough for the refit that makes 100 patterns.
+TAUGHT = 1200
 
 
 class Copies:
@@ -64,12 +69,27 @@ def measure(dim: int, count: int) -> Iterator[dict[str, Any]]:
         memory = attach_memory(name)
         drain = DrainLoop(memory, config)
         try:
+            _teach(engine, drain, dim)
             yield from _request_path(engine, drain, dim, count)
             yield from _learner(engine, drain, dim)
         finally:
             drain.close()
             memory.close()
             sona.Engine.destroy(name)
+
+
+def _teach(engine: sona.Engine, drain: DrainLoop, dim: int) -> None:
+    """Outcomes of every route, so that all experts have something to say."""
+    rng = np.random.default_rng(2)
+    for i in range(TAUGHT):
+        x = rng.standard_normal(dim).astype(np.float32)
+        engine.observe(x / np.linalg.norm(x), i % ROUTES, float(rng.random()))
+        if i % BATCH == 0:
+            drain.flush()
+    drain.flush()
+    patterns = engine.stats().patterns
+    if patterns != engine.config.pattern_clusters:
+        raise RuntimeError(f"{patterns} patterns, expected {engine.config.pattern_clusters}")
 
 
 def _row(operation: str, dim: int, ours: float, peer: float, peer_name: str) -> dict[str, Any]:
@@ -152,6 +172,20 @@ def _learner(engine: sona.Engine, drain: DrainLoop, dim: int) -> Iterator[dict[s
     ours = nanoseconds("drain.drain_once()", {"drain": drain}, 1, between=refill) / BATCH
     peer = nanoseconds("put()", {"put": copies.put}, BATCH)
     yield _row("drain + accumulate", dim, ours, peer, f"copy of {record_bytes} bytes")
+
+    inputs = rng.standard_normal((64, dim)).astype(np.float32)
+    inputs /= np.linalg.norm(inputs, axis=1, keepdims=True)
+
+    def refill_outcomes() -> None:
+        drain.flush()
+        for i in range(BATCH):
+            engine.feedback(engine.route(inputs[i % 64]).id, 0.01 * (i % 100))
+
+    refill_outcomes()
+    copies = Copies(4 * dim, 4 * dim * BATCH)
+    ours = nanoseconds("drain.drain_once()", {"drain": drain}, 1, between=refill_outcomes) / BATCH
+    peer = nanoseconds("put()", {"put": copies.put}, BATCH)
+    yield _row("drain outcomes", dim, ours, peer, f"copy of {4 * dim} bytes")
 
     drain.flush()
     block_bytes = engine.config.geometry().sizes()["snapshot_bytes"]

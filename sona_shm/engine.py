@@ -15,10 +15,10 @@ from sona_shm import _core
 from sona_shm.config import Route, SonaConfig
 from sona_shm.errors import ConfigError
 from sona_shm.learner import LearnerProcess, LearnerThread, start_learner
-from sona_shm.learning.reasoning_bank import LearnedPattern
+from sona_shm.learning.reasoning_bank import LearnedPattern, ReasoningBank
 from sona_shm.loops.drain import LearnerOptions
 from sona_shm.loops.instant import InstantLoop, config_of, create_engine_memory
-from sona_shm.loops.patterns import learned_patterns
+from sona_shm.loops.patterns import checked_query, published_bank
 from sona_shm.loops.reward import RewardFunction
 from sona_shm.monitor.stats import EngineStats, collect
 from sona_shm.shm import fork
@@ -699,8 +699,21 @@ to it to go on learning, or pass replace=True to start anew
         [1.0]
         >>> sona.Engine.destroy("doc-patterns")
         """
-        block, slow = self._patterns()
-        return learned_patterns(block, slow, self._memory.geometry, x, k)
+        query = checked_query(x, self.config.hidden_dim)
+        return self.reasoning_bank().find_patterns(query, k)
+
+    def reasoning_bank(self) -> ReasoningBank:
+        """All learned patterns, as a copy: what is pruned or merged in it stays there.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> with sona.Engine.create("doc-bank", sona.SonaConfig(hidden_dim=2)) as engine:
+        ...     len(engine.reasoning_bank())
+        0
+        >>> sona.Engine.destroy("doc-bank")
+        """
+        return published_bank(*self._patterns(), self._memory.geometry)
 
     def stats(self) -> EngineStats:
         """What the engine's processes have done and lost; see `EngineStats`.

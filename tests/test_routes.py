@@ -17,9 +17,8 @@ X = np.array([0.5, 0.5, 0.5, 0.5])
 
 def create(name: str, learner: Any = "inline", **settings: Any) -> sona.Engine:
     routes = [sona.Route("small", 0.1), sona.Route("large", 1.0)]
-    config = sona.SonaConfig(
-        hidden_dim=DIM, **{"routes": routes, "cost_weight": 0.2, "max_routes": 4} | settings
-    )
+    usual: dict[str, Any] = {"routes": routes, "cost_weight": 0.2, "max_routes": 4}
+    config = sona.SonaConfig(hidden_dim=DIM, **usual | settings)
     return sona.Engine.create(name, config, learner)
 
 
@@ -67,7 +66,7 @@ def test_a_trajectory_may_name_a_route_that_came_later(name: str) -> None:
         second.route(X)
         assert first.add_route(sona.Route("middle"), timeout=10.0)
         t = second.begin_trajectory(X)
-        t.model_route = "middle"
+        t.set_model_route("middle")
         assert second.end_trajectory(t, 0.5)
 
 

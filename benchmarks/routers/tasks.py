@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 
 from routers import episode
@@ -92,4 +93,6 @@ def run_all(tasks: Iterable[Task], jobs: int, what: str) -> list[Result]:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         done = pool.map(run, tasks)
-        return list(track(done, what, len(tasks), transient=True))
+        # On standard error: the figures may go to a program.
+        console = Console(stderr=True)
+        return list(track(done, what, len(tasks), transient=True, console=console))

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LARGEST_SAMPLE: Final = 1500
+# Embeddings nearer to their mean than this are not scaled up further.
+_LEAST_SPREAD: Final = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -17,11 +19,11 @@ class Projection:
 
     Attributes
     ----------
-    mean : numpy.ndarray of float64, shape (hidden_dim,)
-    directions : numpy.ndarray of float64, shape (dimensions, hidden_dim)
-        Orthonormal rows; rows of zeros where the embeddings have fewer directions.
-    scale : float
-        One over the root mean square distance of the embeddings to their mean.
+    matrix : numpy.ndarray of float32, shape (dimensions, hidden_dim)
+        Orthogonal rows, divided by the root mean square distance of the embeddings to their mean;
+        rows of zeros where the embeddings have fewer directions.
+    offset : numpy.ndarray of float32, shape (dimensions,)
+        Where the matrix takes the mean.
 
     Examples
     --------
@@ -30,19 +32,8 @@ class Projection:
     (4, 2)
     """
 
-    mean: NDArray[np.float64]
-    directions: NDArray[np.float64]
-    scale: float
-
-    @property
-    def matrix(self) -> NDArray[np.float32]:
-        """The linear part, scaled; shape (dimensions, hidden_dim)."""
-        return (self.scale * self.directions).astype(np.float32)
-
-    @property
-    def offset(self) -> NDArray[np.float32]:
-        """Where the mean is projected to; shape (dimensions,)."""
-        return (self.scale * (self.directions @ self.mean)).astype(np.float32)
+    matrix: NDArray[np.float32]
+    offset: NDArray[np.float32]
 
     def project(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """One embedding, shape (hidden_dim,), or rows of them, onto the directions."""
@@ -81,8 +72,8 @@ def fit_projection(embeddings: NDArray[np.float32], dimensions: int) -> Projecti
     Examples
     --------
     >>> line = np.outer(np.arange(5), [0.6, 0.8]).astype(np.float32)
-    >>> fit_projection(line, 1).directions.round(6)
-    array([[0.6, 0.8]])
+    >>> (fit_projection(line, 1).matrix * np.sqrt(2.0)).round(3).tolist()
+    [[0.6, 0.8]]
 
     References
     ----------
@@ -92,10 +83,10 @@ def fit_projection(embeddings: NDArray[np.float32], dimensions: int) -> Projecti
     mean = rows.mean(axis=0)
     centred = rows - mean
     square = float(np.square(centred).sum(axis=1).mean())
-    directions = np.zeros((dimensions, rows.shape[1]))
+    matrix = np.zeros((dimensions, rows.shape[1]))
     found = _leading_directions(centred, dimensions)
-    directions[: len(found)] = found
-    return Projection(mean, directions, 1.0 / np.sqrt(max(square, 1e-6)))
+    matrix[: len(found)] = found / np.sqrt(max(square, _LEAST_SPREAD))
+    return Projection(matrix.astype(np.float32), (matrix @ mean).astype(np.float32))
 
 
 def _leading_directions(centred: NDArray[np.float64], dimensions: int) -> NDArray[np.float64]:

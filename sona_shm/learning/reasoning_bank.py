@@ -254,7 +254,7 @@ class PatternFit:
     ----------
     projection : Projection
     centroids : numpy.ndarray of float32, shape (patterns, dimensions)
-        In the projection.
+        The mean embeddings in the projection.
     full_centroids : numpy.ndarray of float32, shape (patterns, hidden_dim)
         Mean embeddings.
     sizes : numpy.ndarray of int64, shape (patterns,)
@@ -287,5 +287,5 @@ def fit_patterns(embeddings: NDArray[np.float32], clusters: int, seed: int) -> P
     found = k_means(projection.project(embeddings), wanted, seed)
     full = np.zeros((len(found.centroids), embeddings.shape[1]), np.float64)
     np.add.at(full, found.assignment, embeddings)
-    full /= found.sizes[:, None]
-    return PatternFit(projection, found.centroids, full.astype(np.float32), found.sizes)
+    means = (full / found.sizes[:, None]).astype(np.float32)
+    return PatternFit(projection, projection.project(means), means, found.sizes)
