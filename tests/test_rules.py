@@ -111,7 +111,7 @@ def test_an_outcome_moves_the_adapter_down_the_gradient_of_its_loss(
             return float(0.5 * (quality - (scale * w @ (adapted(a, b, x) - mean) + bias)) ** 2)
 
         linear = scale * w @ (adapted(a, b, x) - mean) + bias
-        assert -0.2 < linear < 1.0, "another seed: a clipped prediction has another error"
+        assert -1.0 < linear < 1.0, "another seed: a clipped prediction has another error"
         gradient_a, gradient_b = finite_differences(loss, a, b)
         engine.feedback(decision.id, quality)
         after = weights_of(engine)

@@ -22,7 +22,7 @@ struct observation {
 
 /* Learned targets are quality, or a reward with the price added back, within these bounds. */
 #define LEAST_TARGET -1.0f
-#define LARGEST_TARGET 2.0f
+#define LARGEST_TARGET 1.0f
 
 struct learner_options {
     float adapter_rate;

@@ -4,7 +4,7 @@
 #define SONA_SETTINGS_H
 
 /* Predicted qualities stay in [LEAST_QUALITY, 1]. */
-#define LEAST_QUALITY -0.2
+#define LEAST_QUALITY -1.0
 
 /* Squared length below which centred embeddings are not scaled up further. */
 #define LEAST_SPREAD 1e-6
