@@ -1,6 +1,6 @@
 """Shared-memory online learning for LLM routers that run as many processes."""
 
-from sona_shm.config import InstantLoopConfig, Route, SonaConfig
+from sona_shm.config import Route, SonaConfig
 from sona_shm.engine import Engine
 from sona_shm.errors import (
     ConfigError,
@@ -28,6 +28,7 @@ from sona_shm.learning.lora import MicroLoRA
 from sona_shm.learning.policy import route_probabilities
 from sona_shm.learning.reasoning_bank import LearnedPattern, ReasoningBank
 from sona_shm.loops.buffer import BufferStats, TrajectoryBuffer
+from sona_shm.loops.config import InstantLoopConfig
 from sona_shm.loops.drain import LearnerOptions
 from sona_shm.loops.instant import InstantLoop
 from sona_shm.loops.metrics import InstantLoopMetrics

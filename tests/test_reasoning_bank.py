@@ -62,7 +62,11 @@ def pattern(number: int, centroid: list[float], **fields: object) -> LearnedPatt
 def test_only_what_is_poor_rare_and_old_is_pruned() -> None:
     projection = fit_projection(np.eye(2, dtype=np.float32), 31)
     bad: dict[str, float] = {"avg_quality": 0.1, "access_count": 1, "last_accessed": 0.0}
-    saved: list[dict[str, float]] = [{"avg_quality": 0.9}, {"access_count": 9}, {"last_accessed": 95.0}]
+    saved: list[dict[str, float]] = [
+        {"avg_quality": 0.9},
+        {"access_count": 9},
+        {"last_accessed": 95.0},
+    ]
     patterns = [pattern(i, [1.0, i], **bad | change) for i, change in enumerate([{}, *saved])]
     bank = ReasoningBank(projection, patterns)
     assert bank.prune(0.3, 5, 10.0, now=100.0) == 1

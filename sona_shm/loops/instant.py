@@ -14,12 +14,13 @@ from typing import Final
 import msgpack
 
 from sona_shm import _core
-from sona_shm.config import InstantLoopConfig, SonaConfig
+from sona_shm.config import SonaConfig
 from sona_shm.errors import ConfigError, NotTheLearner
 from sona_shm.learning.lora import MicroLoRA
 from sona_shm.learning.policy import policy_strength
 from sona_shm.learning.snapshot import Snapshot, first_block
 from sona_shm.loops.buffer import BufferStats, TrajectoryBuffer, buffer_stats
+from sona_shm.loops.config import InstantLoopConfig
 from sona_shm.loops.drain import DrainLoop, LearnerOptions, require_learner
 from sona_shm.loops.metrics import InstantLoopMetrics
 from sona_shm.loops.route_table import RouteTable

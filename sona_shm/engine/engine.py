@@ -1,0 +1,338 @@
+"""The engine: what a worker holds."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+from numpy.typing import ArrayLike
+
+from sona_shm.config import SonaConfig
+from sona_shm.engine.routes import RouteChanges
+from sona_shm.errors import ConfigError
+from sona_shm.learner import LearnerProcess, LearnerThread, start_learner
+from sona_shm.learning.reasoning_bank import LearnedPattern, ReasoningBank
+from sona_shm.loops.drain import LearnerOptions
+from sona_shm.loops.instant import create_engine_memory
+from sona_shm.loops.patterns import checked_query, published_bank
+from sona_shm.loops.reward import RewardFunction
+from sona_shm.monitor.stats import EngineStats, collect
+from sona_shm.shm import fork
+from sona_shm.shm.life_cycle import DEFAULT_TIMEOUT, attach_memory, destroy_memory
+from sona_shm.shm.memory import EngineMemory
+
+LearnerKind = Literal["inline", "thread", "process"]
+
+
+def _shut_down(memory: EngineMemory, learners: list[LearnerThread | LearnerProcess]) -> None:
+    """What must happen at the end even if nobody calls close()."""
+    for learner in learners:
+        learner.stop()
+    memory.close()
+
+
+def _weak_release(engine: Engine) -> Callable[[], None]:
+    """Lets the engine's own mapping go when its memory closes, without keeping it alive."""
+    reference = weakref.ref(engine)
+
+    def release() -> None:
+        alive = reference()
+        if alive is not None:
+            alive._release()
+
+    return release
+
+
+class Engine(RouteChanges):
+    """One process's end of an engine: routes, adapts, records, gives feedback.
+
+    Made by `Engine.create` or `Engine.attach`.  Any process may attach by name; segments outlive
+    processes until `Engine.destroy`.  After ``os.fork`` the child takes a lane of its own at
+    first use.
+
+    Attributes
+    ----------
+    name : str
+    config : SonaConfig
+    instant : InstantLoop
+        Loop A: the interface of the Rust crate's ``InstantLoop``.
+
+    Examples
+    --------
+    >>> import numpy as np, sona_shm as sona
+    >>> config = sona.SonaConfig(hidden_dim=4, routes=[sona.Route("small"), sona.Route("large")])
+    >>> with sona.Engine.create("doc-engine", config, learner="inline") as engine:
+    ...     decision = engine.route(np.ones(4, np.float32))
+    ...     learned = engine.feedback(decision.id, quality=0.9)
+    >>> learned
+    True
+    >>> sona.Engine.destroy("doc-engine")
+    """
+
+    def __init__(
+        self, memory: EngineMemory, learner: LearnerKind | None, options: LearnerOptions
+    ) -> None:
+        super().__init__(memory)
+        self.name = memory.names.engine
+        memory.at_close(_weak_release(self))
+        self._learners: list[LearnerThread | LearnerProcess] = []
+        self._finalizer = weakref.finalize(self, _shut_down, memory, self._learners)
+        fork.register(self)
+        if learner == "inline":
+            self.instant.become_learner(options)
+        elif learner is not None:
+            self._learners.append(start_learner(memory, learner, options))
+
+    # ---- life ----
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        config: SonaConfig,
+        learner: LearnerKind | None = None,
+        *,
+        replace: bool = False,
+        journal: str | os.PathLike[str] | None = None,
+        reward: RewardFunction | None = None,
+    ) -> Engine:
+        """Make a new engine and attach to it.
+
+        What a killed creator left half-made is replaced without asking.
+
+        Parameters
+        ----------
+        name : str
+            1 to 22 letters, digits, '-' or '_'; how other processes find it.
+        config : SonaConfig
+        learner : {None, "inline", "thread", "process"}
+            Who learns: nobody yet (a ``sona learner`` daemon will), the calling process at each
+            record, a thread of it, or a process of its own that ends with this one.
+        replace : bool
+            Start anew where an engine of that name exists and nobody uses it.
+        journal : path, optional
+            Directory in which this learner journals every decision and outcome.
+        reward : callable, optional
+            Computes the reward of an `Outcome`; None takes ``quality - cost_weight * cost``.
+            Where the learner is a process, it must be importable there.
+
+        Raises
+        ------
+        EngineExists
+            If the name is taken and may not be replaced.
+        SharedMemoryTooSmall
+            With the sizes; nothing is left behind.
+        ConfigError
+            For an impossible name or learner, a journal or reward without a learner.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> engine = sona.Engine.create("doc-create", sona.SonaConfig(hidden_dim=4))
+        >>> sona.Engine.create("doc-create", sona.SonaConfig(hidden_dim=4))
+        Traceback (most recent call last):
+            ...
+        sona_shm.errors.EngineExists: the engine 'doc-create' exists and nobody uses it; attach \
+to it to go on learning, or pass replace=True to start anew
+        >>> engine.close(); sona.Engine.destroy("doc-create")
+        """
+        options = _learner_options(learner, journal, reward)
+        if not isinstance(config, SonaConfig):
+            raise ConfigError(f"config is {config!r}, expected a SonaConfig")
+        memory = create_engine_memory(name, config, replace=replace)
+        try:
+            return cls._over(memory, learner, options)
+        except BaseException:
+            destroy_memory(name)
+            raise
+
+    @classmethod
+    def attach(
+        cls,
+        name: str,
+        learner: LearnerKind | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        journal: str | os.PathLike[str] | None = None,
+        reward: RewardFunction | None = None,
+    ) -> Engine:
+        """Attach to an engine that some process has created.
+
+        Parameters
+        ----------
+        name : str
+        learner : {None, "inline", "thread", "process"}
+            As in `create`.
+        timeout : float
+            Seconds to wait while the engine is being made.
+        journal, reward
+            As in `create`.
+
+        Raises
+        ------
+        EngineNotFound, EngineNotReady, LayoutMismatch, CorruptSegment
+            For the state the name is in.
+        NotTheLearner
+            If a learner is asked for and another one holds the lease.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> first = sona.Engine.create("doc-attach", sona.SonaConfig(hidden_dim=4))
+        >>> second = sona.Engine.attach("doc-attach")
+        >>> second.config == first.config
+        True
+        >>> first.close(); second.close(); sona.Engine.destroy("doc-attach")
+        """
+        options = _learner_options(learner, journal, reward)
+        return cls._over(attach_memory(name, timeout), learner, options)
+
+    @classmethod
+    def _over(
+        cls, memory: EngineMemory, learner: LearnerKind | None, options: LearnerOptions
+    ) -> Engine:
+        try:
+            return cls(memory, learner, options)
+        except BaseException:
+            memory.close()
+            raise
+
+    @staticmethod
+    def destroy(name: str) -> None:
+        """Remove an engine from this host, whatever state it is in.
+
+        Processes that are attached keep their memory until they close, but nobody else finds it
+        and its learner ends.
+
+        Parameters
+        ----------
+        name : str
+
+        Raises
+        ------
+        EngineNotFound
+            If there is nothing of that name.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> sona.Engine.create("doc-destroy", sona.SonaConfig(hidden_dim=4)).close()
+        >>> sona.Engine.destroy("doc-destroy")
+        """
+        destroy_memory(name)
+
+    def close(self) -> None:
+        """Give back the lane, stop a learner of this process's own, let the memory go.
+
+        What was recorded stays, and is learned. Idempotent.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> engine = sona.Engine.create("doc-end", sona.SonaConfig(hidden_dim=4))
+        >>> engine.close(); engine.close()
+        >>> engine.apply([0.0, 0.0, 0.0, 0.0])
+        Traceback (most recent call last):
+            ...
+        sona_shm.errors.EngineClosed: the engine is closed; attach to it again
+        >>> sona.Engine.destroy("doc-end")
+        """
+        if self._finalizer.alive:
+            self.instant.release()
+            self._finalizer()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _after_fork(self) -> None:
+        """In a forked child: the learner is the parent's."""
+        for learner in self._learners:
+            learner.abandon()
+        self._learners.clear()
+
+    # ---- looking ----
+
+    def find_patterns(self, x: ArrayLike, k: int = 3) -> list[LearnedPattern]:
+        """The learned patterns nearest to an embedding, nearest first.
+
+        The first is the one whose experience `route` uses.
+
+        Parameters
+        ----------
+        x : array_like of float32, shape (hidden_dim,)
+        k : int
+            How many at most, 1 or more.
+
+        Returns
+        -------
+        list of LearnedPattern
+            Empty before the first refit, after some 40 outcomes.
+
+        Raises
+        ------
+        ShapeError, DtypeError, NonFiniteError, OutOfRangeError
+
+        Examples
+        --------
+        >>> import numpy as np, sona_shm as sona
+        >>> config = sona.SonaConfig(hidden_dim=4, routes=[sona.Route("a"), sona.Route("b")])
+        >>> with sona.Engine.create("doc-patterns", config, learner="inline") as engine:
+        ...     for x in np.eye(4).repeat(16, axis=0):
+        ...         _ = engine.feedback(engine.route(x).id, float(x[0]))
+        ...     [round(p.avg_quality, 1) for p in engine.find_patterns([1.0, 0, 0, 0], k=1)]
+        [1.0]
+        >>> sona.Engine.destroy("doc-patterns")
+        """
+        query = checked_query(x, self.config.hidden_dim)
+        return self.reasoning_bank().find_patterns(query, k)
+
+    def reasoning_bank(self) -> ReasoningBank:
+        """All learned patterns, as a copy: what is pruned or merged in it stays there.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> with sona.Engine.create("doc-bank", sona.SonaConfig(hidden_dim=2)) as engine:
+        ...     len(engine.reasoning_bank())
+        0
+        >>> sona.Engine.destroy("doc-bank")
+        """
+        return published_bank(*self._patterns(), self._memory.geometry)
+
+    def stats(self) -> EngineStats:
+        """What the engine's processes have done and lost; see `EngineStats`.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> with sona.Engine.create("doc-stats", sona.SonaConfig(hidden_dim=2)) as engine:
+        ...     engine.stats().recorded
+        0
+        >>> sona.Engine.destroy("doc-stats")
+        """
+        return collect(self._memory, *self._patterns())
+
+
+def _learner_options(
+    learner: LearnerKind | None,
+    journal: str | os.PathLike[str] | None,
+    reward: RewardFunction | None,
+) -> LearnerOptions:
+    if learner is not None and learner not in get_args(LearnerKind):
+        raise ConfigError(
+            f"learner is {learner!r}, expected None, {', '.join(map(repr, get_args(LearnerKind)))}"
+        )
+    if learner is None and (journal is not None or reward is not None):
+        raise ConfigError(
+            "journal and reward belong to a learner, and learner is None; give them to the "
+            "process that learns, such as: sona learner NAME --journal DIR"
+        )
+    if reward is not None and not callable(reward):
+        raise ConfigError(f"reward is {reward!r}, expected a function of an Outcome")
+    return LearnerOptions(None if journal is None else Path(journal), reward)
