@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sona_shm.engine import Engine
-from sona_shm.monitor.stats import EngineStats, LaneStats
+from sona_shm.monitor.stats import EngineStats, LaneStats, RouteStats
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,19 +54,33 @@ def _print(stats: EngineStats) -> None:
         lanes.add_row(*_lane_cells(lane))
     console.print(lanes)
     if stats.routes:
-        routes = Table(title="routes", title_justify="left")
-        routes.add_column("route")
-        routes.add_column("outcomes", justify="right")
-        routes.add_column("mean reward", justify="right")
-        for route in stats.routes:
-            routes.add_row(escape(route.name), f"{route.outcomes:,}", f"{route.mean_reward:.4f}")
-        console.print(routes)
+        console.print(_routes(stats.routes))
+        weights = ", ".join(f"{name} {w:.2f}" for name, w in stats.expert_weights.items())
+        console.print(f"experts: {weights}; {stats.patterns} patterns")
     counters = Table(title="learner's counters, as of the last publication", title_justify="left")
     counters.add_column("counter")
     counters.add_column("count", justify="right")
     for name, count in dataclasses.asdict(stats.counters).items():
         counters.add_row(name, f"{count:,}")
     console.print(counters)
+
+
+def _routes(rows: list[RouteStats]) -> Table:
+    table = Table(title="routes", title_justify="left")
+    table.add_column("route")
+    for column in ("cost", "outcomes", "mean reward", "mean latency", "mean tokens"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        latency, tokens = row.mean_latency_ms, row.mean_tokens
+        table.add_row(
+            escape(row.name) + ("" if row.active else " (retired)"),
+            f"{row.cost:g}",
+            f"{row.outcomes:,}",
+            f"{row.mean_reward:.4f}",
+            "" if latency is None else f"{latency:,.0f} ms",
+            "" if tokens is None else f"{tokens:,.0f}",
+        )
+    return table
 
 
 def _lane_cells(lane: LaneStats) -> tuple[str, ...]:
