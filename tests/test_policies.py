@@ -117,7 +117,7 @@ def test_maillard_is_its_formula(rng: np.random.Generator, count: int, scale: fl
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0])
-@pytest.mark.parametrize("count", [1, 2, 3, 8, 14])
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 14, 64])
 def test_thompson_is_how_often_a_million_draws_are_the_largest(
     rng: np.random.Generator, count: int, scale: float
 ) -> None:

@@ -8,6 +8,9 @@
 #include "learner.h"
 #include "race.h"
 
+/* Decisions gathered of one lane before the next has its turn. */
+#define LANE_TURN 64
+
 static uint8_t *grow(struct rows *rows, size_t bytes)
 {
     if (rows->capacity - rows->used < bytes) {
@@ -46,7 +49,8 @@ static int append_decision(struct learner *l, const struct lane *lane, uint64_t 
     return 1;
 }
 
-static void journal_lane(struct learner *l, uint64_t index)
+/* Gathers up to `limit` decisions of one lane; returns how many are left. */
+static uint64_t journal_lane(struct learner *l, uint64_t index, uint64_t limit)
 {
     struct lane_progress *progress = &learner_progress(l)[index];
     const struct lane *lane = &l->lanes[index];
@@ -58,16 +62,19 @@ static void journal_lane(struct learner *l, uint64_t index)
         learner_count(l, COUNTER_journal_missed, behind - lane->slot_count);
         progress->journaled = decisions - lane->slot_count;
     }
-    for (; progress->journaled < decisions; progress->journaled++) {
+    for (; limit && progress->journaled < decisions; limit--, progress->journaled++) {
         if (!append_decision(l, lane, progress->journaled))
             learner_count(l, COUNTER_journal_missed, 1);
         l->unpublished += 1;
     }
+    return decisions - progress->journaled;
 }
 
-void journal_decisions(struct learner *l)
+int journal_decisions(struct learner *l)
 {
-    for (uint64_t i = 0; i < l->geometry.max_workers; i++) journal_lane(l, i);
+    uint64_t left = 0;
+    for (uint64_t i = 0; i < l->geometry.max_workers; i++) left += journal_lane(l, i, LANE_TURN);
+    return left == 0;
 }
 
 void journal_outcome(struct learner *l, const struct observation *o)

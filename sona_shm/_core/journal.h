@@ -25,8 +25,9 @@ struct rows {
 struct learner;
 struct observation;
 
-/* Gathers the decisions that workers have made since; those already overwritten are counted. */
-void journal_decisions(struct learner *learner);
+/* Gathers decisions that workers have made since, a bounded number of them, so that a publication
+ * can follow soon; those already overwritten are counted.  0 if there are more. */
+int journal_decisions(struct learner *learner);
 void journal_outcome(struct learner *learner, const struct observation *observation);
 void journal_free(struct learner *learner);
 

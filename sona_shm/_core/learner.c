@@ -215,7 +215,7 @@ uint64_t learner_drain(struct learner *l, uint64_t limit)
 {
     const uint64_t lanes = l->geometry.max_workers;
     uint64_t consumed = 0, idle = 0;
-    if (l->options.journal) journal_decisions(l);
+    l->journal_is_behind = l->options.journal && !journal_decisions(l);
     while (consumed < limit && idle < lanes) {
         const uint64_t left = limit - consumed;
         const uint64_t n = drain_lane(l, l->next_lane, left < LANE_TURN ? left : LANE_TURN);
@@ -233,7 +233,7 @@ uint64_t learner_drain(struct learner *l, uint64_t limit)
 uint64_t learner_drain_all(struct learner *l)
 {
     uint64_t consumed = 0;
-    if (l->options.journal) journal_decisions(l);
+    l->journal_is_behind = l->options.journal && !journal_decisions(l);
     for (uint64_t i = 0; i < l->geometry.max_workers; i++)
         consumed += drain_lane(l, i, UINT64_MAX);
     return consumed;

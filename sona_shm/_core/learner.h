@@ -58,6 +58,7 @@ struct learner {
     struct features features;
     float *embedding, *gradient;
     struct rows journal_decisions, journal_outcomes;
+    int journal_is_behind; /* decisions were left at the last drain */
     uint64_t refit_due;    /* outcomes at which the next refit has to be installed */
     uint64_t refit_number; /* of the next refit; changes only while none is being prepared */
     shared_word reservoir_filled; /* release/acquire: rows below are whole, for a refit's thread */

@@ -353,6 +353,12 @@ static PyObject *learner_refit_is_due(Learner *self, void *unused)
     return PyBool_FromLong(refit_is_due(&self->learner));
 }
 
+static PyObject *learner_journal_is_behind(Learner *self, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(self->learner.journal_is_behind);
+}
+
 static PyObject *learner_refits(Learner *self, void *unused)
 {
     (void)unused;
@@ -416,6 +422,8 @@ static PyGetSetDef learner_attributes[] = {
      PyDoc_STR("Whether enough was learned for the next refit."), NULL},
     {"refit_is_due", (getter)learner_refit_is_due, NULL,
      PyDoc_STR("Whether nothing more is learned before the refit is installed."), NULL},
+    {"journal_is_behind", (getter)learner_journal_is_behind, NULL,
+     PyDoc_STR("Whether the last drain left decisions that are not gathered yet."), NULL},
     {"refits", (getter)learner_refits, NULL,
      PyDoc_STR("Refits installed or given up."), NULL},
     {"unpublished", (getter)learner_unpublished, NULL,

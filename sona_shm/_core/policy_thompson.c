@@ -2,19 +2,20 @@
  *
  *     P(k) = ∫ φ_k(x) Π_{j≠k} Φ_j(x) dx
  *
- * by Gauss-Legendre quadrature between the points where one of the Gaussians changes.  The choice
- * is drawn from these probabilities, so each propensity is exact up to the quadrature (Thompson
- * 1933; tested against simulated draws). */
+ * by Gauss-Legendre quadrature in panels as narrow as the narrowest Gaussian that they meet.  The
+ * choice is drawn from these probabilities, so each propensity is exact up to the quadrature
+ * (Thompson 1933; tested against simulated draws).  The time grows with the routes that may be
+ * best, and with how different their deviations are. */
 #include "policy.h"
 
-#include <stdlib.h>
+#include <stddef.h>
 
-/* Panels end at these distances from every mean, in its own standard deviations. */
-static const double edges[] = {-5.0, -2.5, -1.0, 0.0, 1.0, 2.5, 5.0};
-#define EDGES (sizeof edges / sizeof *edges)
-/* Beyond so many contenders the panels of all would be too many; the least likely get the floor
- * only. */
-#define CONTENDERS 16
+/* A draw is taken to lie within so many standard deviations of its mean. */
+#define REACH 5.0
+/* The width of a panel in standard deviations of the narrowest Gaussian there. */
+#define PANEL 2.0
+/* Of more routes than this that may be best, the least promising get the floor only. */
+#define CONTENDERS 256
 
 static const double node[] = {-0.9324695142031521, -0.6612093864662645, -0.2386191860831969,
                               0.2386191860831969,  0.6612093864662645,  0.9324695142031521};
@@ -24,41 +25,56 @@ static const double node_weight[] = {0.1713244923791704, 0.3607615730481386, 0.4
 
 struct contender {
     uint32_t route;
-    double mean, deviation;
+    double mean, deviation, low, high;
 };
 
-static int by_upper_end(const void *a, const void *b)
+static struct contender contender_of(const struct policy_input *input, uint32_t k)
 {
-    const struct contender *p = a, *q = b;
-    const double gap = (q->mean + 5.0 * q->deviation) - (p->mean + 5.0 * p->deviation);
-    if (gap == 0.0) return (q->mean > p->mean) - (q->mean < p->mean);
-    return (gap > 0.0) - (gap < 0.0);
+    /* Never so narrow that the ends of a panel would be one number. */
+    const double narrowest = fmax(1e-9, 1e-9 * fabs(input->score[k]));
+    const double mean = input->score[k];
+    const double deviation = fmax(input->strength * input->deviation[k], narrowest);
+    return (struct contender){k, mean, deviation, mean - REACH * deviation,
+                              mean + REACH * deviation};
 }
 
-static int ascending(const void *a, const void *b)
+/* Some draw is above this, but for one in a million. */
+static double surely_reached(const struct policy_input *input)
 {
-    const double gap = *(const double *)a - *(const double *)b;
-    return (gap > 0.0) - (gap < 0.0);
+    double surely = -INFINITY;
+    for (uint32_t k = 0; k < input->routes; k++) surely = fmax(surely, contender_of(input, k).low);
+    return surely;
 }
 
-/* The routes whose draw may be the largest: those that reach up to where the best one surely is;
- * the CONTENDERS most promising ones. */
-static uint32_t contenders_of(const struct policy_input *input, struct contender *contender)
+/* The routes whose draw may be the largest. */
+static uint32_t contenders_of(const struct policy_input *input, double surely,
+                              struct contender *contender)
 {
     uint32_t count = 0;
     for (uint32_t k = 0; k < input->routes; k++) {
-        /* Never so narrow that the ends of a panel would be one number. */
-        const double narrowest = fmax(1e-9, 1e-9 * fabs(input->score[k]));
-        const struct contender one = {k, input->score[k],
-                                      fmax(input->strength * input->deviation[k], narrowest)};
-        if (count == CONTENDERS) {
-            qsort(contender, count, sizeof *contender, by_upper_end);
-            if (by_upper_end(&one, &contender[count - 1]) < 0) contender[count - 1] = one;
-        } else {
+        const struct contender one = contender_of(input, k);
+        if (one.high <= surely) continue;
+        if (count < CONTENDERS) {
             contender[count++] = one;
+            continue;
         }
+        uint32_t least = 0;
+        for (uint32_t j = 1; j < count; j++)
+            if (contender[j].high < contender[least].high) least = j;
+        if (one.high > contender[least].high) contender[least] = one;
     }
     return count;
+}
+
+/* Where the panel that begins at x has to end; INFINITY past the last Gaussian. */
+static double panel_end(const struct contender *c, uint32_t count, double x)
+{
+    double end = INFINITY;
+    for (uint32_t j = 0; j < count; j++) {
+        if (x < c[j].low) end = fmin(end, c[j].low);
+        else if (x < c[j].high) end = fmin(end, fmin(x + PANEL * c[j].deviation, c[j].high));
+    }
+    return end;
 }
 
 /* Adds to each route its share of the integral over one panel. */
@@ -88,19 +104,11 @@ static void integrate_panel(const struct contender *c, uint32_t count, double lo
 void policy_thompson(const struct policy_input *input, double *probability)
 {
     struct contender contender[CONTENDERS];
-    double point[CONTENDERS * EDGES];
-    const uint32_t count = contenders_of(input, contender);
-    uint32_t points = 0;
-    double surely = -INFINITY; /* some draw is above this, but for one in a million */
-    for (uint32_t j = 0; j < count; j++) {
-        surely = fmax(surely, contender[j].mean - 5.0 * contender[j].deviation);
-        for (size_t i = 0; i < EDGES; i++)
-            point[points++] = contender[j].mean + edges[i] * contender[j].deviation;
-    }
-    qsort(point, points, sizeof *point, ascending);
+    const double surely = surely_reached(input);
+    const uint32_t count = contenders_of(input, surely, contender);
     for (uint32_t k = 0; k < input->routes; k++) probability[k] = 0.0;
-    for (uint32_t i = 0; i + 1 < points; i++)
-        if (point[i + 1] > surely && point[i + 1] > point[i])
-            integrate_panel(contender, count, fmax(point[i], surely), point[i + 1], probability);
+    double end;
+    for (double x = surely; (end = panel_end(contender, count, x)) < INFINITY; x = end)
+        integrate_panel(contender, count, x, end, probability);
     normalise_with_floor(input, probability);
 }

@@ -148,7 +148,7 @@ class DrainLoop:
                 return consumed
             now = time.monotonic()
             self._oldest = min(self._oldest, now)
-            caught_up = consumed < room
+            caught_up = consumed < room and not self._core.journal_is_behind
             full = self._core.unpublished >= self._threshold
             if full or (caught_up and now - self._oldest >= self._interval):
                 self._publish()
@@ -161,7 +161,9 @@ class DrainLoop:
 
     def _drain_all(self) -> int:
         consumed = self._core.drain_all()
-        while self._refit_if_due():
+        while self._refit_if_due() or self._core.journal_is_behind:
+            if self._core.journal_is_behind:
+                self._publish()
             consumed += self._core.drain_all()
         return consumed
 

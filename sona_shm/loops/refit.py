@@ -8,13 +8,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import cache
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from sona_shm import _core
 from sona_shm.learning.reasoning_bank import fit_patterns
 
+
 logger = logging.getLogger("sona_shm.learner")
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 class Refit:
@@ -60,7 +68,9 @@ class Refit:
         try:
             rows = np.frombuffer(self._core.refit_rows(), np.float32)
             embeddings = rows.reshape(-1, self._hidden_dim)
-            fit = fit_patterns(embeddings, self._clusters, seed=self._core.refits)
+            # One thread: those of BLAS wait in tight loops, and would take the cores from workers.
+            with _blas().limit(limits=1, user_api="blas"):
+                fit = fit_patterns(embeddings, self._clusters, seed=self._core.refits)
             self._core.prepare_refit(
                 fit.projection.matrix,
                 fit.projection.offset,
