@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from sona_shm.errors import ConfigError
 from sona_shm.shm.layout import (
     CACHE_LINE,
+    LARGEST_ROUTES,
     NAME_BYTES,
     PAGE,
     RECORD_HEADER_BYTES,
@@ -22,7 +23,6 @@ from sona_shm.shm.layout import (
 
 LARGEST_LANE = 2**31
 LARGEST_PRICE = 1e6
-LARGEST_ROUTES = 1024
 
 UpdateRule = Literal["exact", "reference"]
 PolicyName = Literal["maillard", "thompson", "softmax", "squarecb", "epsilon_greedy"]

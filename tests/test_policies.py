@@ -155,6 +155,11 @@ def test_scores_of_another_shape_are_refused(scores: Any) -> None:
         sona.route_probabilities(sona.SonaConfig(), scores, 0)
 
 
+def test_more_scores_than_routes_can_be_are_refused() -> None:
+    with pytest.raises(sona.ShapeError, match="1025 scores"):
+        sona.route_probabilities(sona.SonaConfig(), [0.5] * 1025, 0)
+
+
 @pytest.mark.parametrize("deviations", [[0.1], [0.1, -0.1], [0.1, math.nan]], ids=repr)
 def test_deviations_that_cannot_be_are_refused(deviations: Any) -> None:
     with pytest.raises(sona.SonaError, match="deviations"):

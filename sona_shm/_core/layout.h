@@ -25,6 +25,7 @@
 #define CELL_BUFFERS 4
 #define LABEL_BYTES 40
 #define NAME_BYTES 64
+#define LARGEST_ROUTES 1024
 
 /* Embeddings are projected to so many principal directions, and a constant makes it FEATURES. */
 #define PROJECTED 31

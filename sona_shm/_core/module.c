@@ -339,6 +339,7 @@ static int module_exec(PyObject *module)
     if (add_owned(module, "LEARNER_COUNTERS", counter_names()) < 0) return -1;
     if (add_owned(module, "POLICIES", policy_names()) < 0) return -1;
     if (PyModule_AddIntMacro(module, NAME_BYTES) < 0) return -1;
+    if (PyModule_AddIntMacro(module, LARGEST_ROUTES) < 0) return -1;
     if (PyModule_AddIntMacro(module, PROJECTED) < 0) return -1;
     if (PyModule_AddIntMacro(module, EXPERTS) < 0) return -1;
     if (PyModule_AddIntMacro(module, ROUTE_ADD) < 0) return -1;

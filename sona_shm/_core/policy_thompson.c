@@ -6,17 +6,13 @@
  * choice is drawn from these probabilities, so each propensity is exact up to the quadrature
  * (Thompson 1933; tested against simulated draws).  The time grows with the routes that may be
  * best, and with how different their deviations are. */
+#include "layout.h"
 #include "policy.h"
-
-#include <stddef.h>
 
 /* A draw is taken to lie within so many standard deviations of its mean. */
 #define REACH 5.0
 /* The width of a panel in standard deviations of the narrowest Gaussian there. */
 #define PANEL 2.0
-/* Of more routes than this that may be best, the least promising get the floor only. */
-#define CONTENDERS 256
-
 static const double node[] = {-0.9324695142031521, -0.6612093864662645, -0.2386191860831969,
                               0.2386191860831969,  0.6612093864662645,  0.9324695142031521};
 static const double node_weight[] = {0.1713244923791704, 0.3607615730481386, 0.4679139345726910,
@@ -51,17 +47,9 @@ static uint32_t contenders_of(const struct policy_input *input, double surely,
                               struct contender *contender)
 {
     uint32_t count = 0;
-    for (uint32_t k = 0; k < input->routes; k++) {
-        const struct contender one = contender_of(input, k);
-        if (one.high <= surely) continue;
-        if (count < CONTENDERS) {
-            contender[count++] = one;
-            continue;
-        }
-        uint32_t least = 0;
-        for (uint32_t j = 1; j < count; j++)
-            if (contender[j].high < contender[least].high) least = j;
-        if (one.high > contender[least].high) contender[least] = one;
+    for (uint32_t k = 0; k < input->routes && count < LARGEST_ROUTES; k++) {
+        contender[count] = contender_of(input, k);
+        count += contender[count].high > surely;
     }
     return count;
 }
@@ -84,7 +72,7 @@ static void integrate_panel(const struct contender *c, uint32_t count, double lo
     const double half = 0.5 * (high - low), middle = 0.5 * (high + low);
     for (size_t i = 0; i < NODES; i++) {
         const double x = middle + half * node[i];
-        double below[CONTENDERS], product = 1.0;
+        double below[LARGEST_ROUTES], product = 1.0;
         uint32_t zeros = 0, zero = 0;
         for (uint32_t j = 0; j < count; j++) {
             below[j] = 0.5 * erfc((c[j].mean - x) / (c[j].deviation * M_SQRT2));
@@ -103,7 +91,7 @@ static void integrate_panel(const struct contender *c, uint32_t count, double lo
 
 void policy_thompson(const struct policy_input *input, double *probability)
 {
-    struct contender contender[CONTENDERS];
+    struct contender contender[LARGEST_ROUTES];
     const double surely = surely_reached(input);
     const uint32_t count = contenders_of(input, surely, contender);
     for (uint32_t k = 0; k < input->routes; k++) probability[k] = 0.0;

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from sona_shm import _core
 from sona_shm.config import SonaConfig
-from sona_shm.errors import NonFiniteError, OutOfRangeError
+from sona_shm.errors import NonFiniteError, OutOfRangeError, ShapeError
+from sona_shm.shm.layout import LARGEST_ROUTES
 
 
 def policy_strength(config: SonaConfig) -> float:
@@ -34,7 +35,7 @@ def route_probabilities(
     config : SonaConfig
         Its policy and exploration.
     scores : array_like of float32, shape (routes,)
-        Expected rewards.
+        Expected rewards, at most 1,024.
     learned : int
         Outcomes learned so far.
     deviations : array_like of float32, shape (routes,), optional
@@ -47,7 +48,7 @@ def route_probabilities(
 
     Raises
     ------
-    NonFiniteError, OutOfRangeError
+    NonFiniteError, OutOfRangeError, ShapeError
 
     References
     ----------
@@ -62,6 +63,8 @@ def route_probabilities(
     """
     if learned < 0:
         raise OutOfRangeError(f"learned is {learned}, expected a number of outcomes, 0 or more")
+    if np.size(scores) > LARGEST_ROUTES:
+        raise ShapeError(f"{np.size(scores)} scores were given, expected at most {LARGEST_ROUTES}")
     if deviations is None:
         deviations = np.full(np.shape(scores), 0.1, np.float32)
     for name, values in (("scores", scores), ("deviations", deviations)):
