@@ -38,6 +38,7 @@ class Site:
         self.table = Table(1 + incarnations, COLUMNS)
         self._watch_table = Table(1, watch.COLUMNS)
         self._next_row = 1
+        self._learner_kills = 0
         self.journal = Path(tempfile.mkdtemp(prefix="journal-"))
         self.learners = [Child(learn, name, self.journal) for _ in range(learners)]
         await_learner(self.engine, self.learner_pids())
@@ -66,9 +67,13 @@ class Site:
         self.add_worker()
 
     def kill_the_learner(self) -> None:
-        """Kill whoever holds the lease, at a random moment; a standby takes over."""
+        """Kill whoever holds the lease, at a random moment; a standby takes over.
+
+        Most live about 5 ms; some live long enough to get past a refit, which all wait for.
+        """
         pid = await_learner(self.engine, self.learner_pids())
-        busy_delay(float(self.rng.exponential(0.005)))
+        self._learner_kills += 1
+        busy_delay(float(self.rng.exponential(0.005 if self._learner_kills % 4 else 0.1)))
         holder = next(learner for learner in self.learners if learner.pid == pid)
         self.learners.remove(holder)
         holder.kill()
