@@ -16,7 +16,6 @@ from threadpoolctl import ThreadpoolController
 from sona_shm import _core
 from sona_shm.learning.reasoning_bank import fit_patterns
 
-
 logger = logging.getLogger("sona_shm.learner")
 
 
