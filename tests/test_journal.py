@@ -87,8 +87,12 @@ def test_a_file_cut_anywhere_loses_its_last_batch_only(
             writer.append(*rows(rng, first, 10))
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(whole)
+    unpacker.unpack()
+    header_bytes = unpacker.tell()
     seen = set()
-    for cut in sorted({*rng.integers(1, len(whole), 200).tolist(), len(whole) - 1}):
+    for cut in sorted({*rng.integers(header_bytes, len(whole), 200).tolist(), len(whole) - 1}):
         file.write_bytes(whole[:cut])
         journal = sona.read_journal(tmp_path)
         assert len(journal) % 10 == 0, "batches are whole or not there"
@@ -129,6 +133,23 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     path.write_bytes(msgpack.packb({"format": "something else"}))
     with pytest.raises(sona.JournalError, match="no journal"):
         sona.read_journal(path)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20])
+def test_a_file_without_a_whole_header_is_no_journal(tmp_path: Path, cut: int) -> None:
+    JournalWriter(tmp_path, HEADER).close()
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(sona.JournalError, match="whole header"):
+        sona.read_journal(tmp_path)
+
+
+def test_bytes_that_are_no_journal_are_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    for _ in range(200):
+        path = tmp_path / "journal-1.msgpack"
+        path.write_bytes(rng.bytes(300))
+        with pytest.raises(sona.JournalError):
+            sona.read_journal(path)
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
@@ -209,6 +230,14 @@ def test_routes_that_come_later_are_in_the_journal(name: str, tmp_path: Path) ->
     journal = sona.read_journal(tmp_path)
     assert [route["name"] for route in journal.header["routes"]] == ["a", "b", "c", "d"]
     assert journal.allowed[1].tolist() == [False, False, False, True]
+
+
+def test_a_learner_that_cannot_journal_does_not_begin(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(sona.JournalError, match="cannot write"):
+        sona.Engine.create(name, config_of(), "inline", journal=tmp_path / "file")
+    with pytest.raises(sona.EngineNotFound):
+        sona.Engine.attach(name)
 
 
 def test_a_journal_without_a_learner_is_refused(name: str, tmp_path: Path) -> None:

@@ -90,13 +90,26 @@ def test_a_reward_function_knows_everything_of_the_outcome(name: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, "much"])
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_reward_that_is_none_is_counted(name: str, wrong: Any) -> None:
     with create(name, "inline", lambda _: wrong) as engine:
         decision = engine.route(X)
         engine.feedback(decision.id, 0.5)
         counters = engine.instant.metrics
         assert (counters.reward_failed, counters.outcomes_learned) == (1, 0)
+
+
+def test_a_reward_that_raises_is_counted_and_logged_once_a_second(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(outcome: sona.Outcome) -> float:
+        raise RuntimeError(f"no reward for {outcome.route}")
+
+    with create(name, "inline", fail) as engine:
+        for _ in range(5):
+            engine.feedback(engine.route(X).id, 0.5)
+        counters = engine.instant.metrics
+        assert (counters.reward_failed, counters.outcomes_learned) == (5, 0)
+    assert 1 <= caplog.text.count("RuntimeError: no reward for") < 5
 
 
 def test_a_reward_that_another_process_cannot_import_is_refused(name: str) -> None:
@@ -135,6 +148,14 @@ def test_a_default_waits_for_its_time(name: str) -> None:
         assert engine.instant.metrics.defaults_learned == 0
         engine.feedback(decision.id, 0.75)
         assert engine.instant.metrics.outcomes_learned == 1
+
+
+def test_a_flush_settles_what_is_due(name: str) -> None:
+    settings: dict[str, Any] = {"default_quality": 0.25, "feedback_timeout_s": 0.0}
+    with create(name, **settings) as engine:
+        engine.route(X)
+        assert engine.flush()
+        assert engine.instant.metrics.defaults_learned == 1
 
 
 def test_a_learner_process_settles_by_itself(name: str) -> None:

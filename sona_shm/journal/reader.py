@@ -131,6 +131,11 @@ directory with files journal-*.msgpack
     for file in files:
         for record in _records(file, found):
             found.keep(record)
+    if not found.header:
+        raise JournalError(
+            f"{path} holds no journal: none of {len(files)} files begins with a whole header; "
+            "expected what a learner with --journal has written"
+        )
     return _join(found, len(files))
 
 

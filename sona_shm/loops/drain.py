@@ -116,11 +116,11 @@ class DrainLoop:
                 feedback_timeout=config.feedback_timeout_s,
                 reward=reward_hook(options.reward, self._route_name),
             )
-            if options.journal is not None:
-                self._journal = LearnerJournal(options.journal, memory, config, self._core)
             self._refit = Refit(self._core, config.hidden_dim, config.pattern_clusters)
             memory.at_close(self._refit.wait)
             memory.at_close(self._core.release)
+            if options.journal is not None:
+                self._journal = LearnerJournal(options.journal, memory, config, self._core)
             control = memory.control
             control.store(OFFSETS["control_header.learner_pid"], os.getpid())
             control.store(OFFSETS["control_header.learner_since_ns"], time.time_ns())
@@ -133,14 +133,14 @@ class DrainLoop:
     def step(self) -> int:
         """Learn at most one flush worth of records; returns how many were consumed."""
         with self._lock:
-            if self._settles:
-                self._core.settle()
             asked = self._memory.control.load(_REQUESTED)
             if asked != self._memory.control.load(_SERVED):
                 consumed = self._drain_all()
                 self._publish(force=True)
                 self._memory.control.store(_SERVED, asked)
                 return consumed
+            if self._settles:
+                self._core.settle()
             room = max(1, self._threshold - self._core.unpublished)
             consumed = self._core.drain(room)
             self._refit_if_due()
@@ -160,6 +160,8 @@ class DrainLoop:
             return self._drain_all()
 
     def _drain_all(self) -> int:
+        if self._settles:
+            self._core.settle()
         consumed = self._core.drain_all()
         while self._refit_if_due() or self._core.journal_is_behind:
             if self._core.journal_is_behind:

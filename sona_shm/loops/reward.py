@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import math
+import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from sona_shm.errors import ConfigError
+
+_LOG_SECONDS: Final = 1.0
+logger = logging.getLogger("sona_shm.learner")
 
 
 class Outcome(NamedTuple):
@@ -47,12 +53,21 @@ def reward_hook(
     if reward is None:
         return None
     names: dict[int, str] = {}
+    quiet_until = 0.0
 
     def hook(route: int, quality: float, price: float, latency_us: int, tokens: int) -> float:
+        nonlocal quiet_until
         if route not in names:
             names[route] = route_name(route)
         latency_ms = latency_us / 1000.0 if latency_us else None
-        return float(reward(Outcome(names[route], quality, price, latency_ms, tokens or None)))
+        outcome = Outcome(names[route], quality, price, latency_ms, tokens or None)
+        try:
+            return float(reward(outcome))
+        except Exception:
+            if time.monotonic() >= quiet_until:
+                logger.exception("the reward of %s has failed; its outcome is not learned", outcome)
+                quiet_until = time.monotonic() + _LOG_SECONDS
+            return math.nan  # counted as reward_failed
 
     return hook
 
