@@ -112,7 +112,7 @@ def _kill_until_done(
     while not worker.has_ended():
         learner = Child(learn, name)
         await_learner(engine, {learner.pid})
-        busy_delay(float(moments.exponential(0.001 if kills % 4 else 0.1)))
+        busy_delay(float(moments.exponential(0.1 if kills % 4 == 3 else 0.001)))
         learner.kill()
         kills += 1
     return kills
