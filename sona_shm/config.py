@@ -450,6 +450,7 @@ class SonaConfig:
             lane_bytes=lane_bytes,
             patterns=self.pattern_clusters,
             reservoir=self.reservoir,
+            base_rank=self.base_lora_rank,
         )
 
     def nbytes(self) -> int:

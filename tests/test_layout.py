@@ -40,14 +40,15 @@ BASE = Geometry(
     lane_bytes=PAGE,
     patterns=10,
     reservoir=64,
+    base_rank=8,
 )
 
 
 def drawn_geometry(rng: np.random.Generator, highest: int) -> Geometry:
     dim, rank, routes, workers, pending = (int(n) for n in rng.integers(1, highest, size=5))
     patterns, reservoir = int(rng.integers(1, highest)), int(rng.integers(64, 64 + highest))
-    lane = PAGE * int(rng.integers(1, 5))
-    return Geometry(dim, rank, routes, workers, pending, lane, patterns, reservoir)
+    lane, base_rank = PAGE * int(rng.integers(1, 5)), int(rng.integers(1, highest))
+    return Geometry(dim, rank, routes, workers, pending, lane, patterns, reservoir, base_rank)
 
 
 def fields_of(structure: str) -> dict[str, int]:
@@ -128,8 +129,8 @@ def test_a_geometry_beyond_its_limits_raises(field: str, value: int) -> None:
 
 
 def test_the_limits_themselves_are_accepted() -> None:
-    least = Geometry(1, 1, 0, 1, 1, PAGE, 1, 64).sizes()
-    most = Geometry(65536, 64, 1024, 1024, 1 << 24, 1 << 31, 4096, 1 << 20).sizes()
+    least = Geometry(1, 1, 0, 1, 1, PAGE, 1, 64, 1).sizes()
+    most = Geometry(65536, 64, 1024, 1024, 1 << 24, 1 << 31, 4096, 1 << 20, 64).sizes()
     assert 0 < least["ring_bytes"] < most["ring_bytes"] < 2**63
     assert 0 < least["weights_bytes"] < most["weights_bytes"] < 2**63
 
@@ -138,7 +139,7 @@ def test_the_limits_themselves_are_accepted() -> None:
 def test_sizes_never_shrink_when_a_number_grows(field: str, rng: np.random.Generator) -> None:
     for _ in range(50):
         drawn = drawn_geometry(rng, 60)
-        step = PAGE if field == "lane_bytes" else int(rng.integers(1, 60 if field != "rank" else 5))
+        step = PAGE if field == "lane_bytes" else int(rng.integers(1, 5 if "rank" in field else 60))
         larger = drawn._replace(**{field: getattr(drawn, field) + step})
         for segment in ("control_bytes", "ring_bytes", "weights_bytes", "snapshot_bytes"):
             assert larger.sizes()[segment] >= drawn.sizes()[segment], (drawn, larger, segment)
@@ -186,6 +187,8 @@ def test_parts_of_the_slow_block_do_not_overlap(rng: np.random.Generator) -> Non
             "slow_centroids": 4 * (_core.PROJECTED + 1) * sizes["pattern_stride"],
             "slow_full_centroids": g.patterns * row,
             "slow_sizes": 8 * g.patterns,
+            "slow_base_a": g.base_rank * row,
+            "slow_base_b": g.base_rank * row,
         }
         assert_apart(sizes, taken, start=64, end=sizes["slow_bytes"])
 

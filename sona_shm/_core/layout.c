@@ -15,6 +15,7 @@ static const char *out_of_range(const struct geometry *g)
     /* Limits keep every product below 2^63, so no size can overflow. */
     if (g->hidden_dim < 1 || g->hidden_dim > 65536) return "hidden_dim must be 1 to 65536";
     if (g->rank < 1 || g->rank > 64) return "rank must be 1 to 64";
+    if (g->base_rank < 1 || g->base_rank > 64) return "base_rank must be 1 to 64";
     if (g->routes > LARGEST_ROUTES) return "at most 1024 routes";
     if (g->max_workers < 1 || g->max_workers > 1024) return "max_workers must be 1 to 1024";
     if (g->pending_decisions < 1 || g->pending_decisions > (1u << 24))
@@ -65,6 +66,8 @@ static void place_slow(struct geometry *g)
     g->slow_centroids = place(&cursor, FEATURES * g->pattern_stride * sizeof(float));
     g->slow_full_centroids = place(&cursor, g->patterns * row);
     g->slow_sizes = place(&cursor, g->patterns * sizeof(uint64_t));
+    g->slow_base_a = place(&cursor, g->base_rank * row);
+    g->slow_base_b = place(&cursor, g->base_rank * row);
     g->slow_bytes = cursor;
 }
 

@@ -19,7 +19,7 @@
 #include "atomics.h"
 
 #define SONA_MAGIC UINT64_C(0x4d48535f414e4f53) /* "SONA_SHM" */
-#define SONA_LAYOUT_VERSION 1
+#define SONA_LAYOUT_VERSION 2
 #define CACHE_LINE 64
 #define PAGE 4096
 #define CELL_BUFFERS 4
@@ -81,6 +81,8 @@ struct control_header {
     uint64_t lane_bytes;
     uint64_t patterns;
     uint64_t reservoir;
+    uint64_t base_rank;
+    uint64_t unused1[7];
     shared_word next_trajectory_id;
     uint64_t unused2[7];
     shared_word flush_requested;
@@ -96,11 +98,11 @@ struct control_header {
 };
 _Static_assert(offsetof(struct control_header, ready) == 64, "layout");
 _Static_assert(offsetof(struct control_header, hidden_dim) == 128, "layout");
-_Static_assert(offsetof(struct control_header, next_trajectory_id) == 192, "layout");
-_Static_assert(offsetof(struct control_header, flush_requested) == 256, "layout");
-_Static_assert(offsetof(struct control_header, learner_sleeping) == 320, "layout");
-_Static_assert(offsetof(struct control_header, flush_served) == 384, "layout");
-_Static_assert(sizeof(struct control_header) == 448, "layout");
+_Static_assert(offsetof(struct control_header, next_trajectory_id) == 256, "layout");
+_Static_assert(offsetof(struct control_header, flush_requested) == 320, "layout");
+_Static_assert(offsetof(struct control_header, learner_sleeping) == 384, "layout");
+_Static_assert(offsetof(struct control_header, flush_served) == 448, "layout");
+_Static_assert(sizeof(struct control_header) == 512, "layout");
 
 /* Who holds a lane.  Ownership itself is the kernel lock, never these words.
  *
@@ -385,19 +387,28 @@ struct slow_header {
     uint64_t patterns; /* in use */
     uint64_t fitted_ns;
     uint64_t rows;     /* the fit was made from */
-    uint64_t unused[4];
+    uint64_t consolidations; /* of the MicroLoRA into the BaseLoRA; 0: that one is zero */
+    uint64_t unused[3];
 };
 _Static_assert(sizeof(struct slow_header) == CACHE_LINE, "one line");
 
 /* A row of the reservoir: an outcome as it was learned, then its embedding f32[hidden_dim].
- * Written by the learner only; rows from reservoir_position on are rewritten with the same values
- * by its successor.  Read by the learner, its refit, and people. */
+ * Rows from reservoir_position on are rewritten with the same values by the learner's successor.
+ *
+ * word      written by  read by             order and reason
+ * --------- ----------- ------------------- -----------------------------------------------------
+ * sequence  learner     other processes     0 and a release fence before the row is changed, its
+ *                                           position + 1 with release after; a reader checks it
+ *                                           before and after its copy
+ * rest      learner     the same; learner   racing_copy: intended race, checked by `sequence`; the
+ *                       and its refit       learner's own threads are ordered by reservoir_filled */
 struct reservoir_row {
+    shared_word sequence;
     uint64_t time_ns;
     uint32_t route;
     float quality;
     float baseline; /* mean quality over all routes at that time */
-    uint32_t unused[11];
+    uint32_t unused[9];
 };
 _Static_assert(sizeof(struct reservoir_row) == CACHE_LINE, "one line");
 
@@ -405,7 +416,7 @@ _Static_assert(sizeof(struct reservoir_row) == CACHE_LINE, "one line");
  * validated configuration, never read from shared memory. */
 struct geometry {
     uint64_t hidden_dim, rank, routes, max_workers, pending_decisions, lane_bytes, patterns,
-        reservoir;
+        reservoir, base_rank;
     /* control */
     uint64_t owners_offset, config_offset, config_capacity, control_bytes;
     /* ring */
@@ -423,7 +434,7 @@ struct geometry {
     uint64_t route_head, route_squared, route_ridge, route_covariance, route_bank;
     /* inside the slow block */
     uint64_t slow_projection, slow_offset, slow_centroids, pattern_stride;
-    uint64_t slow_full_centroids, slow_sizes, slow_bytes;
+    uint64_t slow_full_centroids, slow_sizes, slow_base_a, slow_base_b, slow_bytes;
 };
 
 /* Fills the derived fields; returns NULL, or which given field is out of range. */

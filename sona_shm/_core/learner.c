@@ -63,6 +63,7 @@ int learner_load(struct learner *l)
         return 0;
     l->version = version;
     l->unpublished = l->unpublished_signals = 0;
+    l->slow_changed = 0;
     store_release(&l->reservoir_filled, header->reservoir_position);
     learner_schedule_refit(l);
     sweep_marks(l);
@@ -261,6 +262,23 @@ void learner_release_taken(struct learner *l, uint64_t lane) { give_back(l, lane
 
 /* ---- publishing ---- */
 
+void learner_slow_changed(struct learner *l)
+{
+    if (l->slow_changed) return;
+    l->slow_changed = 1;
+    ((struct slow_header *)l->slow_work)->version = ++learner_header(l)->slow_version;
+}
+
+/* Before the fast block that names it: whoever reads that finds this. */
+static void publish_slow(struct learner *l)
+{
+    if (!l->slow_changed) return;
+    const uint64_t version = learner_header(l)->slow_version;
+    racing_copy(cell_begin(&l->slow, version), l->slow_work, l->geometry.slow_bytes);
+    cell_publish(&l->slow, version);
+    l->slow_changed = 0;
+}
+
 void learner_publish(struct learner *l, uint64_t now_ns)
 {
     if (l->unpublished_signals && !l->options.reference) {
@@ -269,6 +287,7 @@ void learner_publish(struct learner *l, uint64_t now_ns)
     }
     const uint64_t version = l->version + 1;
     learner_header(l)->version = version;
+    publish_slow(l);
     /* Parts of routes that are not in use are as they were in every version. */
     const struct geometry *g = &l->geometry;
     const uint64_t used = g->routes_offset + learner_header(l)->routes * g->route_stride;

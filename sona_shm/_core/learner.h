@@ -63,6 +63,7 @@ struct learner {
     uint64_t refit_number; /* of the next refit; changes only while none is being prepared */
     shared_word reservoir_filled; /* release/acquire: rows below are whole, for a refit's thread */
     uint64_t version;          /* last published */
+    int slow_changed;          /* the slow block is another one than the published */
     uint64_t unpublished;      /* records consumed since */
     uint64_t unpublished_signals;
     uint64_t next_lane;
@@ -73,6 +74,9 @@ int learner_load(struct learner *learner);
 
 /* Plans the next refit by what the working block says. */
 void learner_schedule_refit(struct learner *learner);
+
+/* Has the slow block published with the next version. */
+void learner_slow_changed(struct learner *learner);
 
 /* Learns the default of decisions that had their time without feedback. */
 void learner_settle(struct learner *learner, uint64_t now_ns);

@@ -36,7 +36,7 @@ static PyObject *geometry_sizes(PyObject *module, PyObject *tuple)
     PUT(pattern_uses) PUT(routes_offset) PUT(route_stride) PUT(snapshot_bytes)
     PUT(route_head) PUT(route_squared) PUT(route_ridge) PUT(route_covariance) PUT(route_bank)
     PUT(slow_projection) PUT(slow_offset) PUT(slow_centroids) PUT(pattern_stride)
-    PUT(slow_full_centroids) PUT(slow_sizes) PUT(slow_bytes)
+    PUT(slow_full_centroids) PUT(slow_sizes) PUT(slow_base_a) PUT(slow_base_b) PUT(slow_bytes)
 #undef PUT
     return sizes;
 }

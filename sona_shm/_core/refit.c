@@ -66,12 +66,15 @@ void reservoir_append(struct learner *l, const float *x, const struct observatio
 {
     struct snapshot_header *header = learner_header(l);
     struct reservoir_row *row = row_at(l, header->reservoir_position);
-    row->time_ns = o->time_ns;
-    row->route = o->route;
-    row->quality = quality;
-    row->baseline = baseline;
-    memcpy(row + 1, x, l->geometry.hidden_dim * sizeof(float));
+    const struct reservoir_row values = {
+        .time_ns = o->time_ns, .route = o->route, .quality = quality, .baseline = baseline};
+    store_relaxed(&row->sequence, 0);
+    atomic_thread_fence(memory_order_release);
+    racing_copy(&row->time_ns, &values.time_ns,
+                sizeof values - offsetof(struct reservoir_row, time_ns));
+    racing_copy(row + 1, x, l->geometry.hidden_dim * sizeof(float));
     header->reservoir_position += 1;
+    store_release(&row->sequence, header->reservoir_position);
     store_release(&l->reservoir_filled, header->reservoir_position);
 }
 
@@ -176,6 +179,19 @@ static void next_refit(struct learner *l)
     l->unpublished += 1;
 }
 
+static void install_patterns(struct learner *l, const uint8_t *slow)
+{
+    const struct geometry *g = &l->geometry;
+    const struct slow_header *fitted = (const struct slow_header *)slow;
+    struct slow_header *header = (struct slow_header *)l->slow_work;
+    learner_slow_changed(l);
+    header->patterns = fitted->patterns;
+    header->fitted_ns = fitted->fitted_ns;
+    header->rows = fitted->rows;
+    memcpy(l->slow_work + g->slow_projection, slow + g->slow_projection,
+           g->slow_base_a - g->slow_projection);
+}
+
 void refit_install(struct learner *l, struct refit *refit)
 {
     const struct geometry *g = &l->geometry;
@@ -187,13 +203,7 @@ void refit_install(struct learner *l, struct refit *refit)
                g->route_stride - g->route_ridge);
     memset(l->work + g->pattern_uses, 0, g->patterns * sizeof(struct pattern_use));
 
-    header->slow_version += 1;
-    memcpy(l->slow_work, refit->model.slow, g->slow_bytes);
-    ((struct slow_header *)l->slow_work)->version = header->slow_version;
-    /* Before the fast block that names it: whoever reads that finds this. */
-    racing_copy(cell_begin(&l->slow, header->slow_version), l->slow_work, g->slow_bytes);
-    cell_publish(&l->slow, header->slow_version);
-
+    install_patterns(l, refit->model.slow);
     learner_count(l, COUNTER_reservoir_corrupt, refit->corrupt);
     learner_count(l, COUNTER_refits_installed, 1);
     next_refit(l);

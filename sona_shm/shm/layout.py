@@ -25,7 +25,7 @@ SEGMENT_KINDS: Final = {"control": 1, "ring": 2, "weights": 3}
 
 
 class Geometry(NamedTuple):
-    """The eight numbers from which every size and offset follows."""
+    """The nine numbers from which every size and offset follows."""
 
     hidden_dim: int
     rank: int
@@ -35,6 +35,7 @@ class Geometry(NamedTuple):
     lane_bytes: int
     patterns: int
     reservoir: int
+    base_rank: int
 
     def sizes(self) -> dict[str, int]:
         """Every derived size and offset, by its name in ``struct geometry``."""

@@ -78,7 +78,7 @@ class EngineMemory:
             raise Unready
         self.creation_id: int = self.control.load(OFFSETS["segment_identity.creation_id"])
         start = OFFSETS["control_header.hidden_dim"]
-        self.geometry = Geometry(*(self.control.load(start + 8 * i) for i in range(8)))
+        self.geometry = Geometry(*(self.control.load(start + 8 * i) for i in range(len(Geometry._fields))))
         self.sizes = self._checked_sizes()
         self.config = self._checked_config(control)
         ring = self._attach("ring", self.names.ring)
@@ -342,7 +342,7 @@ def _let_go(
 
 def config_checksum(geometry: Geometry, config: bytes) -> int:
     """Over all that an attacher computes sizes and behaviour from."""
-    return zlib.crc32(config, zlib.crc32(struct.pack("<8Q", *geometry)))
+    return zlib.crc32(config, zlib.crc32(struct.pack(f"<{len(geometry)}Q", *geometry)))
 
 
 def process_label() -> str:

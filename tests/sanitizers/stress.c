@@ -41,7 +41,8 @@ static struct geometry geometry = {.hidden_dim = 32,
                                    .pending_decisions = 64,
                                    .lane_bytes = PAGE,
                                    .patterns = 4,
-                                   .reservoir = 64};
+                                   .reservoir = 64,
+                                   .base_rank = 4};
 static uint8_t *control, *ring, *weights;
 static uint64_t rounds, seed;
 static _Atomic int running;
