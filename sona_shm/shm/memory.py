@@ -78,7 +78,8 @@ class EngineMemory:
             raise Unready
         self.creation_id: int = self.control.load(OFFSETS["segment_identity.creation_id"])
         start = OFFSETS["control_header.hidden_dim"]
-        self.geometry = Geometry(*(self.control.load(start + 8 * i) for i in range(len(Geometry._fields))))
+        words = range(start, start + 8 * len(Geometry._fields), 8)
+        self.geometry = Geometry._make(self.control.load(word) for word in words)
         self.sizes = self._checked_sizes()
         self.config = self._checked_config(control)
         ring = self._attach("ring", self.names.ring)
