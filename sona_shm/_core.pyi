@@ -33,7 +33,7 @@ PAGE: Final[int]
 CACHE_LINE: Final[int]
 GENERATIONS: Final[int]
 
-_Geometry: TypeAlias = tuple[int, int, int, int, int, int, int, int]
+_Geometry: TypeAlias = tuple[int, int, int, int, int, int, int, int, int]
 _Decoded: TypeAlias = tuple[
     int,
     NDArray[np.float32],
