@@ -18,6 +18,7 @@ LABEL_BYTES: Final[int]
 POLICIES: Final[tuple[str, ...]]
 NAME_BYTES: Final[int]
 LARGEST_ROUTES: Final[int]
+TASKS: Final[int]
 PROJECTED: Final[int]
 EXPERTS: Final[int]
 ROUTE_ADD: Final[int]
@@ -137,6 +138,8 @@ class Learner:
         reference: bool,
         keep: bool,
         journal: bool,
+        ewc: float,
+        max_tasks: int,
         default_quality: float,
         feedback_timeout: float,
         reward: Callable[[int, float, float, int, int], float] | None,

@@ -18,6 +18,7 @@ from sona_shm.shm.layout import (
     PAGE,
     RECORD_HEADER_BYTES,
     STEP_HEADER_BYTES,
+    TASKS,
     Geometry,
 )
 
@@ -89,8 +90,14 @@ class SonaConfig:
         Rank of the MicroLoRA, 1 to 64; 1 or 2 is what it is made for.
     micro_lora_lr : float
         Step of the MicroLoRA.
-    base_lora_rank, base_lora_lr, ewc_lambda, background_interval_ms, quality_threshold
+    base_lora_rank, base_lora_lr, background_interval_ms, quality_threshold
         Settings of the background loop, kept with the crate's defaults.  Nothing uses them yet.
+    ewc_lambda : float
+        How much heads are held to what former tasks need: 1 counts a former task's outcomes like
+        as many of the current one (Laplace's approximation), 0 not at all; up to 1e6.  The crate
+        measures it otherwise and has 2000.
+    max_tasks : int
+        Tasks that are remembered and recognised, up to 8; 0 or 1 remembers none.
     pattern_clusters : int
         Patterns of the bank, 1 to 4096.
     trajectory_capacity : int
@@ -153,7 +160,8 @@ class SonaConfig:
     base_lora_rank: int = 8
     micro_lora_lr: float = 0.002
     base_lora_lr: float = 0.0001
-    ewc_lambda: float = 2000.0
+    ewc_lambda: float = 1.0
+    max_tasks: int = 8
     pattern_clusters: int = 100
     trajectory_capacity: int = 10000
     background_interval_ms: int = 3600000
@@ -182,7 +190,8 @@ class SonaConfig:
         _integer("base_lora_rank", self.base_lora_rank, 1, 64)
         _number("micro_lora_lr", self.micro_lora_lr, 0.0, 1.0)
         _number("base_lora_lr", self.base_lora_lr, 0.0, 1.0)
-        _number("ewc_lambda", self.ewc_lambda, 0.0, 1e12)
+        _number("ewc_lambda", self.ewc_lambda, 0.0, 1e6)
+        _integer("max_tasks", self.max_tasks, 0, TASKS)
         _integer("pattern_clusters", self.pattern_clusters, 1, 4096)
         _integer("trajectory_capacity", self.trajectory_capacity, 1, 10**7)
         _integer("background_interval_ms", self.background_interval_ms, 1, 10**10)
@@ -325,7 +334,6 @@ class SonaConfig:
             micro_lora_rank=1,
             base_lora_rank=4,
             micro_lora_lr=0.001,
-            ewc_lambda=1000.0,
             pattern_clusters=50,
             reservoir=512,
             trajectory_capacity=200,

@@ -193,6 +193,49 @@ WIDE void learn_linear(const struct linear_expert *e, const float *x, const floa
     adagrad_step(e->head, e->squared, h, e->n, error * e->scale, e->head_rate);
 }
 
+WIDE void consolidate(float *anchor, float *information, float *begun, const float *w,
+                      const float *squared, size_t n, float kept)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float old = kept * information[i], gained = fmaxf(squared[i] - begun[i], 0.0f);
+        const float all = old + gained;
+        if (all > 0.0f) anchor[i] += gained / all * (w[i] - anchor[i]);
+        information[i] = all;
+        begun[i] = squared[i];
+    }
+}
+
+WIDE void pull_to_anchor(float *w, const float *squared, const float *anchor,
+                         const float *information, size_t n, float strength)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float pull = strength * information[i] / sqrtf(squared[i] + HEAD_EPSILON);
+        w[i] += pull / (1.0f + pull) * (anchor[i] - w[i]);
+    }
+}
+
+WIDE void centred_products(const float *a, const float *b, const float *origin, size_t n, float *aa,
+                           float *ab)
+{
+    vector s = {0}, t = {0}, u, v, o;
+    size_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) {
+        vector_load(&u, a + i), vector_load(&v, b + i), vector_load(&o, origin + i);
+        u -= o, v -= o;
+        s += u * u, t += u * v;
+    }
+    *aa = vector_sum(&s), *ab = vector_sum(&t);
+    for (; i < n; i++) {
+        *aa += (a[i] - origin[i]) * (a[i] - origin[i]);
+        *ab += (a[i] - origin[i]) * (b[i] - origin[i]);
+    }
+}
+
+WIDE void move_towards(float *y, const float *x, float share, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] += share * (x[i] - y[i]);
+}
+
 WIDE void learn_ridge(float *mean, float *covariance, const float *z, float target, float keep,
                       float prior)
 {

@@ -61,4 +61,23 @@ int learn_direction(const struct adapter *adapter, const float *x, const float *
 float squared_norm(const float *x, size_t n);
 void add_scaled(float *y, float c, const float *x, size_t n);
 
+
+/* aa = (a - origin)·(a - origin), ab = (a - origin)·(b - origin) */
+void centred_products(const float *a, const float *b, const float *origin, size_t n, float *aa,
+                      float *ab);
+
+/* y += share·(x - y) */
+void move_towards(float *y, const float *x, float share, size_t n);
+
+/* What was learned since squared gradients stood at `begun` joins the anchor: its information is
+ * `kept` of what it was, plus the squared gradients since; its weights are the mean of both by
+ * information. */
+void consolidate(float *anchor, float *information, float *begun, const float *w,
+                 const float *squared, size_t n, float kept);
+
+/* An implicit, hence stable, step of AdaGrad on ½·strength·Σ information·(w - anchor)², `strength`
+ * times the learning rate given. */
+void pull_to_anchor(float *w, const float *squared, const float *anchor, const float *information,
+                    size_t n, float strength);
+
 #endif

@@ -52,6 +52,10 @@ static void place_snapshot(struct geometry *g)
     g->reference_sum = place(&cursor, row);
     g->lane_progress = place(&cursor, g->max_workers * sizeof(struct lane_progress));
     g->pattern_uses = place(&cursor, g->patterns * sizeof(struct pattern_use));
+    g->task_state_bytes = sizeof(struct mixture) + g->routes * sizeof(struct task_route);
+    g->task_detector = place(&cursor, sizeof(struct task_detector));
+    g->task_means = place(&cursor, TASK_MEANS * row);
+    g->task_lags = place(&cursor, 2 * g->task_state_bytes);
     g->routes_offset = place(&cursor, g->routes * g->route_stride);
     g->snapshot_bytes = cursor;
 }
@@ -68,6 +72,11 @@ static void place_slow(struct geometry *g)
     g->slow_sizes = place(&cursor, g->patterns * sizeof(uint64_t));
     g->slow_base_a = place(&cursor, g->base_rank * row);
     g->slow_base_b = place(&cursor, g->base_rank * row);
+    g->task_state = round_up(sizeof(struct task_header) + row, CACHE_LINE);
+    g->task_stride = g->task_state + g->task_state_bytes;
+    g->slow_tasks = place(&cursor, TASKS * g->task_stride);
+    g->anchor_stride = round_up(sizeof(struct anchor_header) + 3 * row, CACHE_LINE);
+    g->slow_anchors = place(&cursor, g->routes * g->anchor_stride);
     g->slow_bytes = cursor;
 }
 

@@ -31,6 +31,9 @@
 #define PROJECTED 31
 #define FEATURES 32
 
+/* Tasks that are remembered at most. */
+#define TASKS 8
+
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the layout is little-endian");
 
 enum segment_kind { SEGMENT_CONTROL = 1, SEGMENT_RING = 2, SEGMENT_WEIGHTS = 3 };
@@ -299,7 +302,11 @@ _Static_assert(sizeof(struct cell_header) == 2 * CACHE_LINE, "begun and version 
     X(refits_installed)                                                                            \
     X(refits_failed)                                                                               \
     X(reservoir_corrupt)                                                                           \
-    X(journal_missed)
+    X(journal_missed)                                                                              \
+    X(task_alarms)                                                                                 \
+    X(tasks_begun)                                                                                 \
+    X(tasks_returned)                                                                              \
+    X(tasks_merged)
 
 #define COUNTER_ENUM(name) COUNTER_##name,
 enum learner_counter { LEARNER_COUNTERS(COUNTER_ENUM) COUNTER_COUNT };
@@ -329,6 +336,15 @@ struct discounted {
 
 enum expert { EXPERT_LINEAR, EXPERT_RIDGE, EXPERT_BANK, EXPERTS };
 
+/* How much each expert is listened to, and the discounted least squares that say so. */
+struct mixture {
+    double gram[EXPERTS][EXPERTS]; /* of the experts' deviations */
+    double moment[EXPERTS];        /* their products with what was observed */
+    double weight[EXPERTS];
+    uint64_t unused;
+};
+_Static_assert(sizeof(struct mixture) == 2 * CACHE_LINE, "two lines");
+
 /* Head of the published block; arrays follow at the offsets of `struct geometry`. */
 struct snapshot_header {
     uint64_t version;
@@ -343,10 +359,7 @@ struct snapshot_header {
     struct running_mean quality;     /* of trajectories */
     struct running_mean outcome;     /* quality of routed outcomes */
     struct running_mean spread;      /* squared length of centred embeddings */
-    double gram[EXPERTS][EXPERTS];   /* of the experts' deviations, discounted */
-    double moment[EXPERTS];          /* their products with what was observed */
-    double weight[EXPERTS];          /* of the mixture */
-    uint64_t unused1;
+    struct mixture mixture;
     uint64_t counters[32];
 };
 _Static_assert(sizeof(struct snapshot_header) == 512, "layout");
@@ -369,6 +382,58 @@ struct route_state {
     uint64_t unused[8];
 };
 _Static_assert(sizeof(struct route_state) == 4 * CACHE_LINE, "layout");
+
+/* Where the stream of requests stands among the tasks that it goes through; in the fast block.
+ * Embeddings follow at task_means, one for each enum task_mean, and at task_lags two task states:
+ * how things were up to TASK_LAG and 2·TASK_LAG outcomes ago. */
+struct task_detector {
+    uint64_t tasks;    /* known, the current one included; 0 before the first outcome */
+    uint64_t current;  /* index of the one that is learned */
+    uint64_t stay;     /* outcomes since it was entered */
+    uint64_t outcomes; /* outcomes of it, in all its stays */
+    uint64_t gathered; /* outcomes since an alarm that is not decided yet; 0: none */
+    uint64_t seen;     /* outcomes of all tasks */
+    double spread;     /* mean squared distance of an embedding to its task's centroid: Σλ of the
+                          covariance */
+    double product;    /* mean squared product of two successive such differences: Σλ² */
+    struct discounted anchor_error, head_error; /* squared, of the linear expert: see ewc.c */
+    uint64_t unused[4];
+    struct task_evidence {
+        double evidence; /* log-likelihood ratio of having returned to that task, from 0 up */
+        double variance; /* of embeddings along the line to its centroid */
+    } evidence[TASKS];
+};
+_Static_assert(sizeof(struct task_detector) == 4 * CACHE_LINE, "four lines");
+
+enum task_mean { TASK_CENTROID, TASK_RECENT, TASK_GATHERED, TASK_PREVIOUS, TASK_MEANS };
+
+/* What a task needs of one route beyond what all tasks share.  A task state is a struct mixture,
+ * then one of these for each route. */
+struct task_route {
+    struct discounted quality, error, variance;
+    double bias;
+    uint64_t unused;
+};
+_Static_assert(sizeof(struct task_route) == CACHE_LINE, "one line");
+
+/* A remembered task, in the slow block; its centroid f32[hidden_dim] follows, and at task_state
+ * how it was left.  What stands in the current task's place is older. */
+struct task_header {
+    uint64_t outcomes; /* learned in it */
+    uint64_t routes;   /* that existed when it was left */
+    uint64_t unused[6];
+};
+_Static_assert(sizeof(struct task_header) == CACHE_LINE, "one line");
+
+/* What former tasks need of a route's head, in the slow block; f32[hidden_dim] each follow: where
+ * they need it, how much (Fisher information), and the sum of squared gradients when the current
+ * task began. */
+struct anchor_header {
+    double outcomes; /* of former tasks, that the information is of; discounted */
+    uint64_t begun;  /* outcomes of the route when the current task began */
+    uint64_t unused[6];
+};
+_Static_assert(sizeof(struct anchor_header) == CACHE_LINE, "one line");
 
 /* What one pattern has seen of one route, discounted. */
 struct bank_cell {
@@ -429,12 +494,15 @@ struct geometry {
     uint64_t reservoir_offset, reservoir_stride, reservoir_rows, weights_bytes;
     /* inside the published block */
     uint64_t micro_a, micro_b, feature_mean, reference_sum, lane_progress, pattern_uses;
+    uint64_t task_detector, task_means, task_lags;
     uint64_t routes_offset, route_stride, snapshot_bytes;
     /* inside a route's part */
     uint64_t route_head, route_squared, route_ridge, route_covariance, route_bank;
     /* inside the slow block */
     uint64_t slow_projection, slow_offset, slow_centroids, pattern_stride;
-    uint64_t slow_full_centroids, slow_sizes, slow_base_a, slow_base_b, slow_bytes;
+    uint64_t slow_full_centroids, slow_sizes, slow_base_a, slow_base_b;
+    uint64_t slow_tasks, task_stride, task_state, task_state_bytes;
+    uint64_t slow_anchors, anchor_stride, slow_bytes;
 };
 
 /* Fills the derived fields; returns NULL, or which given field is out of range. */

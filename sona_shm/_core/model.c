@@ -7,7 +7,7 @@
 #include "kernels.h"
 #include "settings.h"
 
-static double clip(double value)
+double model_clip(double value)
 {
     return value < LEAST_QUALITY ? LEAST_QUALITY : value > 1.0 ? 1.0 : value;
 }
@@ -63,7 +63,7 @@ void model_estimate(const struct model *m, const struct features *f, uint64_t ro
     const double bias = state->outcomes ? state->bias : common;
     double seen = state->quality.weight, ridge = 0.0, bank = base;
     e->base = base;
-    e->linear = clip(f->scale * dot + bias);
+    e->linear = model_clip(f->scale * dot + bias);
     if (f->fitted) {
         const struct bank_cell *cell = &route_bank(m, route)[f->pattern];
         ridge = ridge_prediction(m, f, route);
@@ -72,14 +72,14 @@ void model_estimate(const struct model *m, const struct features *f, uint64_t ro
     }
     e->ridge_error_base = ridge;
     e->deviation[EXPERT_LINEAR] = e->linear - base;
-    e->deviation[EXPERT_RIDGE] = f->fitted ? clip(common + ridge) - base : 0.0;
+    e->deviation[EXPERT_RIDGE] = f->fitted ? model_clip(common + ridge) - base : 0.0;
     e->deviation[EXPERT_BANK] = bank - base;
     double value = base + state->error.sum / (state->error.weight + ERROR_PRIOR);
     for (int i = 0; i < EXPERTS; i++) {
         if (!(header->experts >> i & 1)) e->deviation[i] = 0.0;
-        value += header->weight[i] * e->deviation[i];
+        value += header->mixture.weight[i] * e->deviation[i];
     }
-    e->value = clip(value);
+    e->value = model_clip(value);
     const double variance = (state->variance.sum + VARIANCE_PRIOR * VARIANCE_PRIOR_WEIGHT) /
                             (state->variance.weight + VARIANCE_PRIOR_WEIGHT);
     e->deviation_squared = (variance + LEAST_VARIANCE) / (seen + 1.0);

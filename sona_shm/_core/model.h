@@ -68,6 +68,14 @@ static inline struct bank_cell *route_bank(const struct model *m, uint64_t route
     return (struct bank_cell *)(model_route_part(m, route) + m->geometry->route_bank);
 }
 
+static inline struct task_detector *model_detector(const struct model *m)
+{
+    return (struct task_detector *)(m->block + m->geometry->task_detector);
+}
+
+/* Within the range of qualities. */
+double model_clip(double value);
+
 /* Counts are read while they may change: never more than there is room for. */
 static inline uint64_t model_routes(const struct model *m)
 {
@@ -107,6 +115,7 @@ uint32_t model_find_route(const struct model *model, const char *name);
 struct learning_rates {
     float adapter;     /* 0: the adapter does not learn from outcomes */
     float head;
+    double ewc;        /* strength of what former tasks need; 0: none */
     double forgetting; /* 0 never forgets, 1 as chosen by experiment, more forgets faster */
 };
 

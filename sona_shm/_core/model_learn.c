@@ -2,8 +2,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "ewc.h"
 #include "kernels.h"
-#include "model.h"
 #include "settings.h"
 
 /* ---- running sums ---- */
@@ -51,22 +51,22 @@ static double within(double value, double low, double high)
     return value < low ? low : value > high ? high : value;
 }
 
-static void mixture_learn(struct snapshot_header *header, const struct estimate *e, double quality,
+static void mixture_learn(struct mixture *mixture, const struct estimate *e, double quality,
                           double forgetting)
 {
     const double keep = 1.0 - forgetting * MIXTURE_DECAY, *y = e->deviation;
     double a[EXPERTS][EXPERTS], b[EXPERTS];
     for (int i = 0; i < EXPERTS; i++) {
         for (int j = 0; j < EXPERTS; j++) {
-            header->gram[i][j] = keep * header->gram[i][j] + y[i] * y[j];
-            a[i][j] = header->gram[i][j] + (i == j ? MIXTURE_RIDGE : 0.0);
+            mixture->gram[i][j] = keep * mixture->gram[i][j] + y[i] * y[j];
+            a[i][j] = mixture->gram[i][j] + (i == j ? MIXTURE_RIDGE : 0.0);
         }
-        header->moment[i] = keep * header->moment[i] + y[i] * (quality - e->base);
-        b[i] = header->moment[i] + MIXTURE_PRIOR;
+        mixture->moment[i] = keep * mixture->moment[i] + y[i] * (quality - e->base);
+        b[i] = mixture->moment[i] + MIXTURE_PRIOR;
     }
-    solve_mixture(a, b, header->weight);
+    solve_mixture(a, b, mixture->weight);
     for (int i = 0; i < EXPERTS; i++)
-        header->weight[i] = within(header->weight[i], 0.0, LARGEST_MIXTURE_WEIGHT);
+        mixture->weight[i] = within(mixture->weight[i], 0.0, LARGEST_MIXTURE_WEIGHT);
 }
 
 /* ---- the experts ---- */
@@ -159,8 +159,9 @@ int model_learn(const struct model *m, const struct learning_rates *rates,
     model_estimate(m, f, o->route, dot, &e);
     if (!isfinite(e.value) || !isfinite(e.linear)) return 0;
 
-    mixture_learn(header, &e, o->quality, rates->forgetting);
+    mixture_learn(&header->mixture, &e, o->quality, rates->forgetting);
     linear_learn(m, rates, o, f, &e);
+    anchor_pull(m, rates, o, f, &e);
     if (f->fitted) {
         model_relearn(m, rates, f, o->route, o->quality, header->outcome.mean);
     }

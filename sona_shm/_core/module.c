@@ -33,10 +33,12 @@ static PyObject *geometry_sizes(PyObject *module, PyObject *tuple)
     PUT(slow_cell_offset) PUT(slow_buffers_offset) PUT(slow_buffer_stride)
     PUT(reservoir_offset) PUT(reservoir_stride) PUT(reservoir_rows) PUT(weights_bytes)
     PUT(micro_a) PUT(micro_b) PUT(feature_mean) PUT(reference_sum) PUT(lane_progress)
-    PUT(pattern_uses) PUT(routes_offset) PUT(route_stride) PUT(snapshot_bytes)
+    PUT(pattern_uses) PUT(task_detector) PUT(task_means) PUT(task_lags) PUT(routes_offset) PUT(route_stride) PUT(snapshot_bytes)
     PUT(route_head) PUT(route_squared) PUT(route_ridge) PUT(route_covariance) PUT(route_bank)
     PUT(slow_projection) PUT(slow_offset) PUT(slow_centroids) PUT(pattern_stride)
-    PUT(slow_full_centroids) PUT(slow_sizes) PUT(slow_base_a) PUT(slow_base_b) PUT(slow_bytes)
+    PUT(slow_full_centroids) PUT(slow_sizes) PUT(slow_base_a) PUT(slow_base_b)
+    PUT(slow_tasks) PUT(task_stride) PUT(task_state) PUT(task_state_bytes) PUT(slow_anchors)
+    PUT(anchor_stride) PUT(slow_bytes)
 #undef PUT
     return sizes;
 }
@@ -70,7 +72,8 @@ static PyObject *layout_offsets(void)
     PUT(snapshot_header, reservoir_position) PUT(snapshot_header, refits)
     PUT(snapshot_header, step_reward) PUT(snapshot_header, quality)
     PUT(snapshot_header, outcome) PUT(snapshot_header, spread)
-    PUT(snapshot_header, weight) PUT(snapshot_header, counters)
+    PUT(snapshot_header, mixture) PUT(snapshot_header, counters)
+    PUT(mixture, weight)
     PUT(route_state, flags) PUT(route_state, cost) PUT(route_state, price)
     PUT(route_state, outcomes) PUT(route_state, reward_mean) PUT(route_state, latency_ms)
     PUT(route_state, tokens) PUT(route_state, quality) PUT(route_state, bias)
@@ -340,6 +343,7 @@ static int module_exec(PyObject *module)
     if (add_owned(module, "POLICIES", policy_names()) < 0) return -1;
     if (PyModule_AddIntMacro(module, NAME_BYTES) < 0) return -1;
     if (PyModule_AddIntMacro(module, LARGEST_ROUTES) < 0) return -1;
+    if (PyModule_AddIntMacro(module, TASKS) < 0) return -1;
     if (PyModule_AddIntMacro(module, PROJECTED) < 0) return -1;
     if (PyModule_AddIntMacro(module, EXPERTS) < 0) return -1;
     if (PyModule_AddIntMacro(module, ROUTE_ADD) < 0) return -1;

@@ -53,4 +53,29 @@
 /* Observations that a prior stated for a new route, or taken from a similar one, counts for. */
 #define LIKE_WEIGHT 5.0f
 
+/* Tasks: centroids, spreads and products average over this many outcomes, then forget. */
+#define TASK_HORIZON 2000.0
+/* Share of the newest embedding in the recent mean, and how far off that mean is an alarm. */
+#define TASK_SHARE 0.0625
+#define TASK_ALARM 5.0
+#define TASK_WARM_UP 64
+#define TASK_LEAST_STAY 32
+/* After an alarm a task is new if so many embeddings are, together, that far off. */
+#define TASK_LEAST_GATHERED 8
+#define TASK_MOST_GATHERED 48
+#define TASK_NEW 6.0
+/* Log-likelihood ratio that makes a return; the variance it needs averages over a horizon, from
+ * the usual one, and is never taken for less than a share of that. */
+#define TASK_EVIDENCE 15.0
+#define TASK_VARIANCE_HORIZON 200.0
+#define TASK_LEAST_VARIANCE 0.1
+/* A task is remembered as it was one to two times so many outcomes before it was left. */
+#define TASK_LAG 64
+
+/* Anchors: what former tasks know loses this share's rest with each task; errors that adapt the
+ * strength of the pull. */
+#define ANCHOR_KEPT 0.9
+#define ANCHOR_ERROR_DECAY 0.01
+#define ANCHOR_ERROR_PRIOR 1.0
+
 #endif

@@ -77,7 +77,8 @@ class Snapshot:
     def expert_weights(self) -> dict[str, float]:
         """How much the mixture listens to each expert; 0 for those that are not mixed."""
         mixed = self._header("experts")
-        weights = self._header("weight", "<3d")
+        start = OFFSETS["snapshot_header.mixture"] + OFFSETS["mixture.weight"]
+        weights = self._unpack("<3d", start)
         return {
             name: float(weight) if mixed >> i & 1 else 0.0
             for i, (name, weight) in enumerate(zip(EXPERTS, weights, strict=True))
@@ -186,7 +187,8 @@ def first_block(config: SonaConfig) -> bytes:
     experts = sum(1 << i for i, expert in enumerate(EXPERTS) if expert in config.experts)
     struct.pack_into("<Q", block, OFFSETS["snapshot_header.experts"], experts)
     weights = [_FIRST_WEIGHT] * len(EXPERTS)
-    struct.pack_into("<3d", block, OFFSETS["snapshot_header.weight"], *weights)
+    start = OFFSETS["snapshot_header.mixture"] + OFFSETS["mixture.weight"]
+    struct.pack_into("<3d", block, start, *weights)
     snapshot = Snapshot(block, geometry)
     snapshot.micro_a[:] = initial_down_projection(geometry.rank, geometry.hidden_dim)
     for route in config.routes:

@@ -52,6 +52,10 @@ class InstantLoopMetrics:
         Rows of the reservoir that a refit could not trust.
     journal_missed : int
         Decisions that were overwritten before they could be journaled.
+    task_alarms : int
+        How often recent embeddings were far from what is usual for the task.
+    tasks_begun, tasks_returned, tasks_merged : int
+        New tasks found, known ones recognised, and pairs made one for want of room.
 
     Examples
     --------
@@ -82,3 +86,7 @@ class InstantLoopMetrics:
     refits_failed: int
     reservoir_corrupt: int
     journal_missed: int
+    task_alarms: int
+    tasks_begun: int
+    tasks_returned: int
+    tasks_merged: int
