@@ -34,7 +34,7 @@ PAGE: Final[int]
 CACHE_LINE: Final[int]
 GENERATIONS: Final[int]
 
-_Geometry: TypeAlias = tuple[int, int, int, int, int, int, int, int, int]
+_Geometry: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int]
 _Decoded: TypeAlias = tuple[
     int,
     NDArray[np.float32],
@@ -139,7 +139,6 @@ class Learner:
         keep: bool,
         journal: bool,
         ewc: float,
-        max_tasks: int,
         default_quality: float,
         feedback_timeout: float,
         reward: Callable[[int, float, float, int, int], float] | None,

@@ -459,6 +459,7 @@ class SonaConfig:
             patterns=self.pattern_clusters,
             reservoir=self.reservoir,
             base_rank=self.base_lora_rank,
+            tasks=self.max_tasks,
         )
 
     def nbytes(self) -> int:

@@ -29,11 +29,12 @@ INTEGERS = {
     "reservoir": (64, 1 << 20),
     "max_routes": (0, 1024),
     "seed": (0, 2**63 - 1),
+    "max_tasks": (0, 8),
 }
 NUMBERS = {
     "micro_lora_lr": (0.0, 1.0),
     "base_lora_lr": (0.0, 1.0),
-    "ewc_lambda": (0.0, 1e12),
+    "ewc_lambda": (0.0, 1e6),
     "quality_threshold": (0.0, 1.0),
     "cost_weight": (0.0, 1e12),
     "exploration": (1e-6, 1e6),
@@ -137,7 +138,6 @@ def test_the_defaults_of_the_crate_are_kept() -> None:
         "base_lora_rank": 8,
         "micro_lora_lr": 0.002,
         "base_lora_lr": 0.0001,
-        "ewc_lambda": 2000.0,
         "pattern_clusters": 100,
         "trajectory_capacity": 10000,
         "background_interval_ms": 3600000,
@@ -160,7 +160,7 @@ PRESETS: dict[str, tuple[Callable[..., sona.SonaConfig], dict[str, object]]] = {
     ),
     "edge_deployment": (
         sona.SonaConfig.edge_deployment,
-        {"micro_lora_rank": 1, "ewc_lambda": 1000.0, "trajectory_capacity": 200},
+        {"micro_lora_rank": 1, "trajectory_capacity": 200},
     ),
     "batch_processing": (sona.SonaConfig.batch_processing, {"micro_lora_lr": 0.001}),
 }

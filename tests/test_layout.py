@@ -41,6 +41,7 @@ BASE = Geometry(
     patterns=10,
     reservoir=64,
     base_rank=8,
+    tasks=3,
 )
 
 
@@ -48,7 +49,10 @@ def drawn_geometry(rng: np.random.Generator, highest: int) -> Geometry:
     dim, rank, routes, workers, pending = (int(n) for n in rng.integers(1, highest, size=5))
     patterns, reservoir = int(rng.integers(1, highest)), int(rng.integers(64, 64 + highest))
     lane, base_rank = PAGE * int(rng.integers(1, 5)), int(rng.integers(1, highest))
-    return Geometry(dim, rank, routes, workers, pending, lane, patterns, reservoir, base_rank)
+    tasks = int(rng.integers(0, 6))
+    return Geometry(
+        dim, rank, routes, workers, pending, lane, patterns, reservoir, base_rank, tasks
+    )
 
 
 def fields_of(structure: str) -> dict[str, int]:
@@ -129,8 +133,8 @@ def test_a_geometry_beyond_its_limits_raises(field: str, value: int) -> None:
 
 
 def test_the_limits_themselves_are_accepted() -> None:
-    least = Geometry(1, 1, 0, 1, 1, PAGE, 1, 64, 1).sizes()
-    most = Geometry(65536, 64, 1024, 1024, 1 << 24, 1 << 31, 4096, 1 << 20, 64).sizes()
+    least = Geometry(1, 1, 0, 1, 1, PAGE, 1, 64, 1, 0).sizes()
+    most = Geometry(65536, 64, 1024, 1024, 1 << 24, 1 << 31, 4096, 1 << 20, 64, 8).sizes()
     assert 0 < least["ring_bytes"] < most["ring_bytes"] < 2**63
     assert 0 < least["weights_bytes"] < most["weights_bytes"] < 2**63
 
@@ -139,7 +143,11 @@ def test_the_limits_themselves_are_accepted() -> None:
 def test_sizes_never_shrink_when_a_number_grows(field: str, rng: np.random.Generator) -> None:
     for _ in range(50):
         drawn = drawn_geometry(rng, 60)
-        step = PAGE if field == "lane_bytes" else int(rng.integers(1, 5 if "rank" in field else 60))
+        step = (
+            PAGE
+            if field == "lane_bytes"
+            else int(rng.integers(1, {"tasks": 3}.get(field, 5 if "rank" in field else 60)))
+        )
         larger = drawn._replace(**{field: getattr(drawn, field) + step})
         for segment in ("control_bytes", "ring_bytes", "weights_bytes", "snapshot_bytes"):
             assert larger.sizes()[segment] >= drawn.sizes()[segment], (drawn, larger, segment)

@@ -32,6 +32,8 @@ class Stream:
         What a route's cost takes off its reward.
     requests : int
         Length of a pass.
+    task : numpy.ndarray of int64, shape (rows,)
+        Subject or task that a row comes from; no router sees it.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Stream:
     quality: NDArray[np.float64]
     price: NDArray[np.float64]
     requests: int
+    task: NDArray[np.int64]
 
     @property
     def reward(self) -> NDArray[np.float64]:
@@ -51,7 +54,11 @@ class Stream:
         kept = np.arange(first, rows, 2)
         requests = self.requests * len(kept) // rows
         return dataclasses.replace(
-            self, embedding=self.embedding[kept], quality=self.quality[kept], requests=requests
+            self,
+            embedding=self.embedding[kept],
+            quality=self.quality[kept],
+            requests=requests,
+            task=self.task[kept],
         )
 
     def order(self, seed: int, requests: int | None = None) -> NDArray[np.int64]:
@@ -83,16 +90,17 @@ def _models(name: str, found: dict[str, Any]) -> Stream:
     embedding = found["embedding"].astype(np.float32)
     cost = found["cost"].astype(np.float64)
     price = COST_WEIGHT * cost / cost.max()
-    return Stream(name, embedding, found["quality"].astype(np.float64), price, len(embedding))
+    quality = found["quality"].astype(np.float64)
+    _, task = np.unique(found["group"], return_inverse=True)
+    return Stream(name, embedding, quality, price, len(embedding), task)
 
 
 def _group(found: dict[str, Any]) -> Stream:
     """The task of each row is the only right route."""
     names, task = np.unique(found["group"], return_inverse=True)
     embedding = found["embedding"].astype(np.float32)
-    return Stream(
-        "group", embedding, np.eye(len(names))[task], np.zeros(len(names)), len(embedding)
-    )
+    right = np.eye(len(names))[task]
+    return Stream("group", embedding, right, np.zeros(len(names)), len(embedding), task)
 
 
 def _digits() -> Stream:
@@ -100,4 +108,4 @@ def _digits() -> Stream:
 
     pixels, digit = load_digits(return_X_y=True)
     embedding = (pixels / np.linalg.norm(pixels, axis=1, keepdims=True)).astype(np.float32)
-    return Stream("digits", embedding, np.eye(10)[digit], np.zeros(10), _DIGIT_REQUESTS)
+    return Stream("digits", embedding, np.eye(10)[digit], np.zeros(10), _DIGIT_REQUESTS, digit)

@@ -187,17 +187,17 @@ uint8_t *segment_hold(Py_buffer *view, PyObject *object, uint64_t bytes, const c
 
 int geometry_argument(PyObject *tuple, struct geometry *g)
 {
-    unsigned long long v[9];
+    unsigned long long v[10];
     if (!PyTuple_Check(tuple)) {
-        PyErr_SetString(PyExc_TypeError, "geometry must be a tuple of nine integers");
+        PyErr_SetString(PyExc_TypeError, "geometry must be a tuple of ten integers");
         return -1;
     }
-    if (!PyArg_ParseTuple(tuple, "KKKKKKKKK;geometry is a tuple of nine integers", &v[0], &v[1],
-                          &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[8]))
+    if (!PyArg_ParseTuple(tuple, "KKKKKKKKKK;geometry is a tuple of ten integers", &v[0], &v[1],
+                          &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[8], &v[9]))
         return -1;
     *g = (struct geometry){.hidden_dim = v[0], .rank = v[1], .routes = v[2], .max_workers = v[3],
                            .pending_decisions = v[4], .lane_bytes = v[5], .patterns = v[6],
-                           .reservoir = v[7], .base_rank = v[8]};
+                           .reservoir = v[7], .base_rank = v[8], .tasks = v[9]};
     const char *problem = geometry_complete(g);
     if (!problem) return 0;
     PyErr_SetString(PyExc_ValueError, problem);

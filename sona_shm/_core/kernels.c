@@ -193,15 +193,17 @@ WIDE void learn_linear(const struct linear_expert *e, const float *x, const floa
     adagrad_step(e->head, e->squared, h, e->n, error * e->scale, e->head_rate);
 }
 
-WIDE void consolidate(float *anchor, float *information, float *begun, const float *w,
-                      const float *squared, size_t n, float kept)
+WIDE void add_gain(float *information, const float *squared, const float *begun, size_t n)
+{
+    for (size_t i = 0; i < n; i++) information[i] += fmaxf(squared[i] - begun[i], 0.0f);
+}
+
+WIDE void merge_weights(float *w, const float *information, const float *other,
+                        const float *other_information, float trust, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        const float old = kept * information[i], gained = fmaxf(squared[i] - begun[i], 0.0f);
-        const float all = old + gained;
-        if (all > 0.0f) anchor[i] += gained / all * (w[i] - anchor[i]);
-        information[i] = all;
-        begun[i] = squared[i];
+        const float added = trust * other_information[i], all = information[i] + added;
+        if (all > 0.0f) w[i] += added / all * (other[i] - w[i]);
     }
 }
 

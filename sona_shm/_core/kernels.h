@@ -69,11 +69,13 @@ void centred_products(const float *a, const float *b, const float *origin, size_
 /* y += share·(x - y) */
 void move_towards(float *y, const float *x, float share, size_t n);
 
-/* What was learned since squared gradients stood at `begun` joins the anchor: its information is
- * `kept` of what it was, plus the squared gradients since; its weights are the mean of both by
- * information. */
-void consolidate(float *anchor, float *information, float *begun, const float *w,
-                 const float *squared, size_t n, float kept);
+/* Adds what a sum of squares has grown by. */
+void add_gain(float *information, const float *squared, const float *begun, size_t n);
+
+/* Mean of two heads by information, that of the other one counted `trust` times; where neither has
+ * any, w stays. */
+void merge_weights(float *w, const float *information, const float *other,
+                   const float *other_information, float trust, size_t n);
 
 /* An implicit, hence stable, step of AdaGrad on ½·strength·Σ information·(w - anchor)², `strength`
  * times the learning rate given. */

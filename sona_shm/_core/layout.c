@@ -16,6 +16,7 @@ static const char *out_of_range(const struct geometry *g)
     if (g->hidden_dim < 1 || g->hidden_dim > 65536) return "hidden_dim must be 1 to 65536";
     if (g->rank < 1 || g->rank > 64) return "rank must be 1 to 64";
     if (g->base_rank < 1 || g->base_rank > 64) return "base_rank must be 1 to 64";
+    if (g->tasks > TASKS) return "tasks must be 0 to 8";
     if (g->routes > LARGEST_ROUTES) return "at most 1024 routes";
     if (g->max_workers < 1 || g->max_workers > 1024) return "max_workers must be 1 to 1024";
     if (g->pending_decisions < 1 || g->pending_decisions > (1u << 24))
@@ -73,10 +74,13 @@ static void place_slow(struct geometry *g)
     g->slow_base_a = place(&cursor, g->base_rank * row);
     g->slow_base_b = place(&cursor, g->base_rank * row);
     g->task_state = round_up(sizeof(struct task_header) + row, CACHE_LINE);
-    g->task_stride = g->task_state + g->task_state_bytes;
-    g->slow_tasks = place(&cursor, TASKS * g->task_stride);
-    g->anchor_stride = round_up(sizeof(struct anchor_header) + 3 * row, CACHE_LINE);
+    g->anchor_stride = round_up(sizeof(struct anchor_header) + 2 * row, CACHE_LINE);
+    g->task_heads = g->task_state + g->task_state_bytes;
+    g->task_stride = g->task_heads + g->routes * g->anchor_stride;
+    g->slow_tasks = place(&cursor, g->tasks * g->task_stride);
     g->slow_anchors = place(&cursor, g->routes * g->anchor_stride);
+    g->begun_stride = round_up(sizeof(uint64_t) + row, CACHE_LINE);
+    g->slow_begun = place(&cursor, g->routes * g->begun_stride);
     g->slow_bytes = cursor;
 }
 

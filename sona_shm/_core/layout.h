@@ -31,7 +31,7 @@
 #define PROJECTED 31
 #define FEATURES 32
 
-/* Tasks that are remembered at most. */
+/* Tasks that can be remembered. */
 #define TASKS 8
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the layout is little-endian");
@@ -85,7 +85,8 @@ struct control_header {
     uint64_t patterns;
     uint64_t reservoir;
     uint64_t base_rank;
-    uint64_t unused1[7];
+    uint64_t tasks;
+    uint64_t unused1[6];
     shared_word next_trajectory_id;
     uint64_t unused2[7];
     shared_word flush_requested;
@@ -416,8 +417,8 @@ struct task_route {
 };
 _Static_assert(sizeof(struct task_route) == CACHE_LINE, "one line");
 
-/* A remembered task, in the slow block; its centroid f32[hidden_dim] follows, and at task_state
- * how it was left.  What stands in the current task's place is older. */
+/* A remembered task, in the slow block; its centroid f32[hidden_dim] follows, at task_state how it
+ * was left, and at task_heads the head of each route.  The current task's place is older. */
 struct task_header {
     uint64_t outcomes; /* learned in it */
     uint64_t routes;   /* that existed when it was left */
@@ -425,13 +426,11 @@ struct task_header {
 };
 _Static_assert(sizeof(struct task_header) == CACHE_LINE, "one line");
 
-/* What former tasks need of a route's head, in the slow block; f32[hidden_dim] each follow: where
- * they need it, how much (Fisher information), and the sum of squared gradients when the current
- * task began. */
+/* What a task, or at slow_anchors all tasks but the current one, need of a route's head; f32
+ * [hidden_dim] each follow: where they need it, and how much (Fisher information). */
 struct anchor_header {
-    double outcomes; /* of former tasks, that the information is of; discounted */
-    uint64_t begun;  /* outcomes of the route when the current task began */
-    uint64_t unused[6];
+    double outcomes; /* that the information is of */
+    uint64_t unused[7];
 };
 _Static_assert(sizeof(struct anchor_header) == CACHE_LINE, "one line");
 
@@ -481,7 +480,7 @@ _Static_assert(sizeof(struct reservoir_row) == CACHE_LINE, "one line");
  * validated configuration, never read from shared memory. */
 struct geometry {
     uint64_t hidden_dim, rank, routes, max_workers, pending_decisions, lane_bytes, patterns,
-        reservoir, base_rank;
+        reservoir, base_rank, tasks;
     /* control */
     uint64_t owners_offset, config_offset, config_capacity, control_bytes;
     /* ring */
@@ -501,8 +500,8 @@ struct geometry {
     /* inside the slow block */
     uint64_t slow_projection, slow_offset, slow_centroids, pattern_stride;
     uint64_t slow_full_centroids, slow_sizes, slow_base_a, slow_base_b;
-    uint64_t slow_tasks, task_stride, task_state, task_state_bytes;
-    uint64_t slow_anchors, anchor_stride, slow_bytes;
+    uint64_t slow_tasks, task_stride, task_state, task_state_bytes, task_heads;
+    uint64_t slow_anchors, anchor_stride, slow_begun, begun_stride, slow_bytes;
 };
 
 /* Fills the derived fields; returns NULL, or which given field is out of range. */

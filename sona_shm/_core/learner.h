@@ -28,7 +28,6 @@ struct learner_options {
     float adapter_rate;
     struct learning_rates rates; /* for routed outcomes */
     uint64_t flush_threshold;    /* signals to one application of the reference rule */
-    uint64_t max_tasks;          /* to remember; below 2: none */
     int reference;
     int keep;    /* learned trajectories stay for learner_take, in half of each lane */
     int journal; /* gather rows for it */

@@ -105,18 +105,18 @@ static int learner_init(Learner *self, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"control",   "ring",      "weights", "geometry", "adapter_rate",
                                "head_rate", "forgetting", "flush_threshold", "reference", "keep",
-                               "journal",   "ewc", "max_tasks", "default_quality", "feedback_timeout", "reward", NULL};
+                               "journal",   "ewc", "default_quality", "feedback_timeout", "reward", NULL};
     PyObject *control, *ring, *weights, *geometry, *reward;
     double adapter_rate, head_rate, forgetting, ewc, default_quality, feedback_timeout;
-    unsigned long long flush_threshold, max_tasks;
+    unsigned long long flush_threshold;
     int reference, keep, journal;
     if (self->memory) {
         PyErr_SetString(PyExc_RuntimeError, "a Learner is initialised once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO$dddKpppdKddO", keywords, &control, &ring,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO$dddKpppdddO", keywords, &control, &ring,
                                      &weights, &geometry, &adapter_rate, &head_rate, &forgetting,
-                                     &flush_threshold, &reference, &keep, &journal, &ewc, &max_tasks,
+                                     &flush_threshold, &reference, &keep, &journal, &ewc,
                                      &default_quality, &feedback_timeout, &reward))
         return -1;
     struct learner *l = &self->learner;
@@ -126,7 +126,6 @@ static int learner_init(Learner *self, PyObject *args, PyObject *kwargs)
         /* The reference rule moves the adapter itself. */
         .rates = {reference ? 0.0f : (float)adapter_rate, (float)head_rate, ewc, forgetting},
         .flush_threshold = flush_threshold,
-        .max_tasks = max_tasks < TASKS ? max_tasks : TASKS,
         .reference = reference,
         .keep = keep,
         .journal = journal,

@@ -37,8 +37,8 @@ static PyObject *geometry_sizes(PyObject *module, PyObject *tuple)
     PUT(route_head) PUT(route_squared) PUT(route_ridge) PUT(route_covariance) PUT(route_bank)
     PUT(slow_projection) PUT(slow_offset) PUT(slow_centroids) PUT(pattern_stride)
     PUT(slow_full_centroids) PUT(slow_sizes) PUT(slow_base_a) PUT(slow_base_b)
-    PUT(slow_tasks) PUT(task_stride) PUT(task_state) PUT(task_state_bytes) PUT(slow_anchors)
-    PUT(anchor_stride) PUT(slow_bytes)
+    PUT(slow_tasks) PUT(task_stride) PUT(task_state) PUT(task_state_bytes) PUT(task_heads)
+    PUT(slow_anchors) PUT(anchor_stride) PUT(slow_begun) PUT(begun_stride) PUT(slow_bytes)
 #undef PUT
     return sizes;
 }

@@ -59,7 +59,7 @@ enum lesson learn_observation(struct learner *l, const float *x, struct observat
         learner_count(l, COUNTER_reward_failed, 1);
         return LESSON_REJECTED;
     }
-    if (tasks_observe(&l->model, l->options.max_tasks, x)) learner_slow_changed(l);
+    if (tasks_observe(&l->model, x)) learner_slow_changed(l);
     const float baseline = (float)learner_header(l)->outcome.mean;
     const struct outcome outcome = {x, o->route, target};
     if (!model_learn(&l->model, &l->options.rates, &outcome, &l->features)) {

@@ -72,9 +72,10 @@
 /* A task is remembered as it was one to two times so many outcomes before it was left. */
 #define TASK_LAG 64
 
-/* Anchors: what former tasks know loses this share's rest with each task; errors that adapt the
- * strength of the pull. */
-#define ANCHOR_KEPT 0.9
+/* Heads of a task that returns: information of another task counts so much. */
+#define TRANSFER 0.01
+
+/* Anchors: errors that adapt the strength of the pull. */
 #define ANCHOR_ERROR_DECAY 0.01
 #define ANCHOR_ERROR_PRIOR 1.0
 

@@ -94,6 +94,7 @@ static void remember_current(const struct model *m)
     memory->routes = model_routes(m);
     memcpy(memory + 1, mean_of(m, TASK_CENTROID), m->geometry->hidden_dim * sizeof(float));
     copy_earlier_state(m, state_of(m, d->current));
+    heads_remember(m, d->current);
 }
 
 static void add_sums(struct discounted *to, const struct discounted *from)
@@ -132,6 +133,7 @@ static void merge_tasks(const struct model *m, uint64_t into, uint64_t from)
     const double all = (double)(kept->outcomes + other->outcomes);
     const double share = all > 0.0 ? (double)other->outcomes / all : 0.5;
     merge_states(m, into, from, share);
+    heads_merge(m, into, from);
     move_towards(centroid_of(m, into), centroid_of(m, from), (float)share, m->geometry->hidden_dim);
     kept->outcomes += other->outcomes;
     if (other->routes > kept->routes) kept->routes = other->routes;
@@ -139,10 +141,10 @@ static void merge_tasks(const struct model *m, uint64_t into, uint64_t from)
 }
 
 /* A place for a new task: an unused one, or the one of the two most similar tasks. */
-static uint64_t free_place(const struct model *m, uint64_t max_tasks)
+static uint64_t free_place(const struct model *m)
 {
     struct task_detector *d = model_detector(m);
-    if (d->tasks < max_tasks) return d->tasks++;
+    if (d->tasks < m->geometry->tasks) return d->tasks++;
     uint64_t into = 0, from = 1;
     float least = INFINITY, squared, unused;
     for (uint64_t i = 0; i < d->tasks; i++)
@@ -157,7 +159,8 @@ static uint64_t free_place(const struct model *m, uint64_t max_tasks)
 
 /* ---- boundaries ---- */
 
-static void enter_task(const struct model *m, uint64_t task, uint64_t outcomes, const float *centroid)
+static void enter_task(const struct model *m, uint64_t task, uint64_t outcomes,
+                       const float *centroid)
 {
     struct task_detector *d = model_detector(m);
     const size_t row = m->geometry->hidden_dim * sizeof(float);
@@ -170,12 +173,14 @@ static void enter_task(const struct model *m, uint64_t task, uint64_t outcomes, 
     for (uint64_t i = 0; i < TASKS; i++) d->evidence[i] = (struct task_evidence){0.0, usual};
 }
 
-static void begin_task(const struct model *m, uint64_t max_tasks)
+static void begin_task(const struct model *m)
 {
     const uint64_t gathered = model_detector(m)->gathered;
     remember_current(m);
+    const uint64_t place = free_place(m);
+    heads_forget(m, place);
+    enter_task(m, place, gathered, mean_of(m, TASK_GATHERED));
     anchors_consolidate(m);
-    enter_task(m, free_place(m, max_tasks), gathered, mean_of(m, TASK_GATHERED));
     model_header(m)->counters[COUNTER_tasks_begun] += 1;
 }
 
@@ -183,9 +188,10 @@ static void return_to(const struct model *m, uint64_t task)
 {
     const struct task_header *memory = memory_of(m, task);
     remember_current(m);
-    anchors_consolidate(m);
     resume_state(m, state_of(m, task), memory->routes);
+    heads_resume(m, task);
     enter_task(m, task, memory->outcomes, centroid_of(m, task));
+    anchors_consolidate(m);
     model_header(m)->counters[COUNTER_tasks_returned] += 1;
 }
 
@@ -241,7 +247,7 @@ static uint64_t recognised(const struct model *m, const float *x)
 }
 
 /* After an alarm: embeddings since then decide whether a new task has begun. */
-static int gather(const struct model *m, uint64_t max_tasks, const float *x)
+static int gather(const struct model *m, const float *x)
 {
     struct task_detector *d = model_detector(m);
     const size_t n = m->geometry->hidden_dim;
@@ -249,7 +255,7 @@ static int gather(const struct model *m, uint64_t max_tasks, const float *x)
     move_towards(mean_of(m, TASK_GATHERED), x, 1.0f / (float)d->gathered, n);
     if (d->gathered >= TASK_LEAST_GATHERED &&
         surprise(m, TASK_GATHERED, 1.0 / (double)d->gathered) > TASK_NEW) {
-        begin_task(m, max_tasks);
+        begin_task(m);
         return 1;
     }
     if (d->gathered >= TASK_MOST_GATHERED) {
@@ -283,10 +289,10 @@ static void first_task(const struct model *m, const float *x)
     enter_task(m, 0, 1, x);
 }
 
-int tasks_observe(const struct model *m, uint64_t max_tasks, const float *x)
+int tasks_observe(const struct model *m, const float *x)
 {
     struct task_detector *d = model_detector(m);
-    if (max_tasks < 2) return 0;
+    if (m->geometry->tasks < 2) return 0;
     d->seen += 1;
     if (d->seen == 1) {
         first_task(m, x);
@@ -300,7 +306,7 @@ int tasks_observe(const struct model *m, uint64_t max_tasks, const float *x)
         return 1;
     }
     move_towards(mean_of(m, TASK_RECENT), x, (float)TASK_SHARE, m->geometry->hidden_dim);
-    if (d->gathered) return gather(m, max_tasks, x);
+    if (d->gathered) return gather(m, x);
     watch(m, x);
     return 0;
 }

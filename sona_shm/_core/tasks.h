@@ -14,6 +14,6 @@
 
 /* Looks at the embedding of an outcome that is about to be learned.  Returns 1 if another task has
  * begun: then the slow block has changed, too. */
-int tasks_observe(const struct model *model, uint64_t max_tasks, const float *x);
+int tasks_observe(const struct model *model, const float *x);
 
 #endif

@@ -56,7 +56,9 @@ def _print(stats: EngineStats) -> None:
     if stats.routes:
         console.print(_routes(stats.routes))
         weights = ", ".join(f"{name} {w:.2f}" for name, w in stats.expert_weights.items())
-        console.print(f"experts: {weights}; {stats.patterns} patterns")
+        console.print(
+            f"experts: {weights}; {stats.patterns} patterns; task {stats.task + 1} of {stats.tasks}"
+        )
     counters = Table(title="learner's counters, as of the last publication", title_justify="left")
     counters.add_column("counter")
     counters.add_column("count", justify="right")

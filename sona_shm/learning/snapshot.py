@@ -32,6 +32,15 @@ class RouteRow(NamedTuple):
     tokens: float | None
 
 
+class TaskRow(NamedTuple):
+    """Where the stream of requests stands among the tasks it goes through."""
+
+    known: int
+    current: int
+    outcomes: int
+    stay: int
+
+
 class Snapshot:
     """Named views of one block; of a copy, never of shared memory."""
 
@@ -88,6 +97,13 @@ class Snapshot:
     def spread(self) -> float:
         """Mean squared length of the centred embeddings."""
         return float(self._header("spread", "<2d")[0])
+
+    @property
+    def task(self) -> TaskRow:
+        """The task that is learned now: its index, its outcomes, those of this stay alone."""
+        start = self._sizes["task_detector"]
+        known, current, stay, outcomes = self._unpack("<4Q", start)
+        return TaskRow(known, current, outcomes, stay)
 
     def lane_positions(self) -> list[int]:
         """How far each lane is learned in this version."""

@@ -113,7 +113,6 @@ class DrainLoop:
                 keep=keep,
                 journal=options.journal is not None,
                 ewc=config.ewc_lambda,
-                max_tasks=config.max_tasks,
                 default_quality=float("nan") if default is None else default,
                 feedback_timeout=config.feedback_timeout_s,
                 reward=reward_hook(options.reward, self._route_name),

@@ -111,6 +111,10 @@ class EngineStats:
         How much the mixture listens to each expert.
     patterns : int
         In use by the bank.
+    tasks : int
+        Known ones that the stream of requests goes through; 0 before the first outcome.
+    task : int
+        Index of the one that is learned now.
 
     Examples
     --------
@@ -137,6 +141,8 @@ class EngineStats:
     routes: list[RouteStats]
     expert_weights: dict[str, float]
     patterns: int
+    tasks: int
+    task: int
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON.
@@ -243,4 +249,6 @@ def collect(memory: EngineMemory, block: bytes, slow: bytes) -> EngineStats:
         routes=[_route(row) for row in snapshot.routes()],
         expert_weights=snapshot.expert_weights,
         patterns=Patterns(slow, memory.geometry).count,
+        tasks=snapshot.task.known,
+        task=snapshot.task.current,
     )

@@ -26,7 +26,7 @@ SEGMENT_KINDS: Final = {"control": 1, "ring": 2, "weights": 3}
 
 
 class Geometry(NamedTuple):
-    """The nine numbers from which every size and offset follows."""
+    """The ten numbers from which every size and offset follows."""
 
     hidden_dim: int
     rank: int
@@ -37,6 +37,7 @@ class Geometry(NamedTuple):
     patterns: int
     reservoir: int
     base_rank: int
+    tasks: int
 
     def sizes(self) -> dict[str, int]:
         """Every derived size and offset, by its name in ``struct geometry``."""

@@ -38,7 +38,8 @@ static struct geometry geometry = {.hidden_dim = 8,
                                    .lane_bytes = PAGE,
                                    .patterns = 1,
                                    .reservoir = 64,
-                                   .base_rank = 4};
+                                   .base_rank = 4,
+                                   .tasks = 2};
 static uint8_t *shared, *copy; /* control, ring, weights */
 static uint64_t bytes;
 static struct control_header *control;

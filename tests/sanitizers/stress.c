@@ -42,7 +42,8 @@ static struct geometry geometry = {.hidden_dim = 32,
                                    .lane_bytes = PAGE,
                                    .patterns = 4,
                                    .reservoir = 64,
-                                   .base_rank = 4};
+                                   .base_rank = 4,
+                                   .tasks = 2};
 static uint8_t *control, *ring, *weights;
 static uint64_t rounds, seed;
 static _Atomic int running;
