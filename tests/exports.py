@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,18 @@ from numpy.typing import NDArray
 
 import sona_shm as sona
 from sona_shm.learning.snapshot import Patterns, Snapshot
+from tests.conftest import ROOT
 
 DIM = 12
 ROUTES = ("klein", "größer", "大")
 #: Mean quality of each route around each of three directions.
 QUALITY = np.array([[0.9, 0.5, 0.1], [0.1, 0.9, 0.5], [0.5, 0.5, 0.5]])
+
+
+def documented_code() -> list[str]:
+    """The programs of docs/export.md."""
+    text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
 def config(**changes: Any) -> sona.SonaConfig:
@@ -31,12 +39,16 @@ def embeddings(rng: np.random.Generator, directions: NDArray[np.int64]) -> NDArr
 
 
 def teach(engine: sona.Engine, rng: np.random.Generator, outcomes: int = 300) -> None:
-    """Outcomes with noise; every route is seen everywhere, so that each has its own mean."""
+    """Outcomes with noise, of every route everywhere; trajectories that move the MicroLoRA."""
     directions = rng.integers(0, len(QUALITY), outcomes)
     routes = rng.integers(0, len(ROUTES), outcomes)
     for x, direction, route in zip(embeddings(rng, directions), directions, routes, strict=True):
         quality = np.clip(QUALITY[direction, route] + 0.05 * rng.standard_normal(), 0.0, 1.0)
         assert engine.observe(x, int(route), float(quality))
+        trajectory = engine.begin_trajectory(x)
+        reward = float(direction == 0)
+        trajectory.add_step(np.roll(x, 1), [], reward)
+        assert engine.end_trajectory(trajectory, reward)
 
 
 def published(engine: sona.Engine) -> tuple[Snapshot, Patterns]:
