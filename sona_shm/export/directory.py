@@ -41,10 +41,12 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     'whole'
     """
     target = Path(path).resolve()
-    if target.exists():
-        raise ExportError(f"{path} exists already; name a directory that does not, or remove it")
     work = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
+        if target.exists():
+            raise ExportError(
+                f"{path} exists already; name a directory that does not, or remove it"
+            )
         work.mkdir(parents=True)
         yield work
         work.rename(target)

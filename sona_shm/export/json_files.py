@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeGuard
@@ -37,13 +38,13 @@ class Fields:
 
     def __init__(self, place: str, value: object) -> None:
         if not isinstance(value, dict):
-            raise ExportError(f"{place} holds {_shown(value)}, expected a JSON object")
+            raise ExportError(f"{place} holds {reprlib.repr(value)}, expected a JSON object")
         self.place = place
         self._values: dict[str, Any] = value
 
     def refusal(self, name: str, expected: str) -> ExportError:
         """The error that says what a field is and what it should be."""
-        given = f"is {_shown(self._values[name])}" if name in self._values else "is missing"
+        given = f"is {reprlib.repr(self._values[name])}" if name in self._values else "is missing"
         return ExportError(f"{self.place}: {name} {given}, expected {expected}")
 
     def get(self, name: str, default: object) -> object:
@@ -53,7 +54,7 @@ class Fields:
     def number(self, name: str, low: float = -math.inf) -> float:
         """A finite number of at least `low`."""
         value = self._values.get(name)
-        if not _is_number(value) or not low <= value < math.inf:
+        if not _is_number(value) or not math.isfinite(value) or value < low:
             bound = "" if low == -math.inf else f" of at least {low:g}"
             raise self.refusal(name, f"a finite number{bound}")
         return float(value)
@@ -97,11 +98,6 @@ def _is_number(value: object) -> TypeGuard[int | float]:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return isinstance(value, float) or abs(value) <= _LARGEST_INTEGER
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _refuse_constant(token: str) -> object:
