@@ -170,6 +170,17 @@ def test_an_engine_publishes_the_adapter_as_its_base_lora(
     np.testing.assert_array_equal(again.b, slow.base_b)
 
 
+def test_apply_adds_the_adapter_that_the_engine_started_from(
+    name: str, rng: np.random.Generator
+) -> None:
+    a, b = 0.3 * weights(rng, 3)
+    adapter = sona.MicroLoRA.from_weights(a, b)
+    x = rng.standard_normal((20, DIM)).astype(np.float32)
+    with sona.Engine.create(name, config(), adapter=adapter) as engine:
+        found = engine.apply(x)
+    np.testing.assert_allclose(found, adapt(x, a, b, 1 / math.sqrt(3)), rtol=1e-5, atol=1e-5)
+
+
 def test_an_adapter_of_the_same_rank_is_published_as_it_is(
     name: str, rng: np.random.Generator
 ) -> None:
