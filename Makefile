@@ -4,13 +4,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml tools/build_backend.py $(wildcard sona_shm/_core/*)
 
-.PHONY: demo test lint bench bench-routing torture clean
+.PHONY: demo test test-peft lint bench bench-routing torture clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/sona demo
 
 test: $(VENV)/installed-test
 	$(BIN)/pytest
+
+# torch and peft are large, and nothing else needs them: an environment of their own.
+test-peft:
+	$(MAKE) VENV=$(VENV)-peft $(VENV)-peft/installed-test $(VENV)-peft/installed-peft
+	$(VENV)-peft/bin/pytest tests/test_peft.py
 
 lint: $(VENV)/installed-lint $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -39,4 +44,4 @@ $(VENV)/installed-%: $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info sona_shm/_core*.so
+	rm -rf $(VENV) $(VENV)-peft build dist *.egg-info sona_shm/_core*.so

@@ -11,6 +11,7 @@ from sona_shm.errors import (
     EngineForbidden,
     EngineNotFound,
     EngineNotReady,
+    ExportError,
     JournalError,
     LayoutMismatch,
     NoFreeLaneError,
@@ -22,6 +23,9 @@ from sona_shm.errors import (
     SharedMemoryTooSmall,
     SonaError,
 )
+from sona_shm.export.patterns import PatternTable, read_patterns
+from sona_shm.export.peft import read_peft, write_peft
+from sona_shm.export.preferences import PreferencePair, read_preferences
 from sona_shm.journal.reader import Journal, read_journal
 from sona_shm.learner import Learner
 from sona_shm.learning.lora import MicroLoRA
@@ -30,6 +34,7 @@ from sona_shm.learning.reasoning_bank import LearnedPattern, ReasoningBank
 from sona_shm.loops.buffer import BufferStats, TrajectoryBuffer
 from sona_shm.loops.config import InstantLoopConfig
 from sona_shm.loops.drain import LearnerOptions
+from sona_shm.loops.export import ExportSummary
 from sona_shm.loops.instant import InstantLoop
 from sona_shm.loops.metrics import InstantLoopMetrics
 from sona_shm.loops.reward import Outcome
@@ -59,6 +64,8 @@ __all__ = [
     "EngineNotFound",
     "EngineNotReady",
     "EngineStats",
+    "ExportError",
+    "ExportSummary",
     "InstantLoop",
     "InstantLoopConfig",
     "InstantLoopMetrics",
@@ -76,7 +83,9 @@ __all__ = [
     "NotTheLearner",
     "OutOfRangeError",
     "Outcome",
+    "PatternTable",
     "Prediction",
+    "PreferencePair",
     "QueryTrajectory",
     "ReasoningBank",
     "RecordTooLargeError",
@@ -91,7 +100,11 @@ __all__ = [
     "TrajectoryBuilder",
     "TrajectoryStep",
     "read_journal",
+    "read_patterns",
+    "read_peft",
+    "read_preferences",
     "replay",
     "replay_config",
     "route_probabilities",
+    "write_peft",
 ]

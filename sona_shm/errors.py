@@ -19,7 +19,8 @@
     ├── CorruptSegment          (RuntimeError)       what is in shared memory cannot be right
     ├── EngineForbidden         (PermissionError)    the engine belongs to another user
     ├── SharedMemoryTooSmall    (OSError)            /dev/shm has no room for the engine
-    └── JournalError            (ValueError)         a journal that cannot be read or begun
+    ├── JournalError            (ValueError)         a journal that cannot be read or begun
+    └── ExportError             (ValueError)         an export that cannot be read or written
 
 Each message says what was given, what was expected and what to do.
 """
@@ -234,4 +235,17 @@ class JournalError(SonaError, ValueError):
         ...
     sona_shm.errors.JournalError: there is no journal in nowhere; expected a file, or a \
 directory with files journal-*.msgpack
+    """
+
+
+class ExportError(SonaError, ValueError):
+    """Adapters, patterns or preferences that cannot be read, or written where they should be.
+
+    Examples
+    --------
+    >>> import sona_shm as sona
+    >>> sona.read_patterns("nowhere.jsonl")
+    Traceback (most recent call last):
+        ...
+    sona_shm.errors.ExportError: cannot read nowhere.jsonl: No such file or directory
     """

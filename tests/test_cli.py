@@ -57,7 +57,9 @@ def config_file(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("learner",), ("stats",), ("destroy",)])
+@pytest.mark.parametrize(
+    "command", [(), ("demo",), ("learner",), ("stats",), ("export",), ("destroy",)]
+)
 def test_help_says_what_the_command_does(command: tuple[str, ...]) -> None:
     done = sona_command(*command, "--help")
     assert done.returncode == 0
@@ -67,7 +69,14 @@ def test_help_says_what_the_command_does(command: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("unknown",), ("stats",), ("demo", "--workers", "0"), ("demo", "--requests", "many")],
+    [
+        (),
+        ("unknown",),
+        ("stats",),
+        ("export", "x"),
+        ("demo", "--workers", "0"),
+        ("demo", "--requests", "many"),
+    ],
 )
 def test_a_wrong_command_line_exits_with_2(arguments: tuple[str, ...]) -> None:
     done = sona_command(*arguments)

@@ -78,7 +78,7 @@ static PyObject *layout_offsets(void)
     PUT(route_state, outcomes) PUT(route_state, reward_mean) PUT(route_state, latency_ms)
     PUT(route_state, tokens) PUT(route_state, quality) PUT(route_state, bias)
     PUT(slow_header, version) PUT(slow_header, patterns) PUT(slow_header, fitted_ns)
-    PUT(slow_header, rows)
+    PUT(slow_header, rows) PUT(slow_header, consolidations)
 #undef PUT
     return offsets;
 }

@@ -14,8 +14,10 @@ from sona_shm.config import SonaConfig
 from sona_shm.engine.routes import RouteChanges
 from sona_shm.errors import ConfigError
 from sona_shm.learner import LearnerProcess, LearnerThread, start_learner
+from sona_shm.learning.lora import MicroLoRA
 from sona_shm.learning.reasoning_bank import LearnedPattern, ReasoningBank
 from sona_shm.loops.drain import LearnerOptions
+from sona_shm.loops.export import ExportSummary, export_version
 from sona_shm.loops.instant import create_engine_memory
 from sona_shm.loops.patterns import checked_query, published_bank
 from sona_shm.loops.reward import RewardFunction
@@ -98,6 +100,7 @@ class Engine(RouteChanges):
         replace: bool = False,
         journal: str | os.PathLike[str] | None = None,
         reward: RewardFunction | None = None,
+        adapter: MicroLoRA | None = None,
     ) -> Engine:
         """Make a new engine and attach to it.
 
@@ -118,6 +121,9 @@ class Engine(RouteChanges):
         reward : callable, optional
             Computes the reward of an `Outcome`; None takes ``quality - cost_weight * cost``.
             Where the learner is a process, it must be importable there.
+        adapter : MicroLoRA, optional
+            Becomes the BaseLoRA that the engine begins with, such as ``read_peft(DIRECTORY)``; of
+            a rank up to ``config.base_lora_rank``.
 
         Raises
         ------
@@ -126,7 +132,10 @@ class Engine(RouteChanges):
         SharedMemoryTooSmall
             With the sizes; nothing is left behind.
         ConfigError
-            For an impossible name or learner, a journal or reward without a learner.
+            For an impossible name or learner, a journal or reward without a learner, an adapter
+            of too high a rank.
+        ShapeError, NonFiniteError
+            If the adapter is for another hidden_dim, or not finite.
 
         Examples
         --------
@@ -142,7 +151,7 @@ to it to go on learning, or pass replace=True to start anew
         options = _learner_options(learner, journal, reward)
         if not isinstance(config, SonaConfig):
             raise ConfigError(f"config is {config!r}, expected a SonaConfig")
-        memory = create_engine_memory(name, config, replace=replace)
+        memory = create_engine_memory(name, config, replace=replace, adapter=adapter)
         try:
             return cls._over(memory, learner, options)
         except BaseException:
@@ -317,6 +326,43 @@ to it to go on learning, or pass replace=True to start anew
         >>> sona.Engine.destroy("doc-stats")
         """
         return collect(self._memory, *self._patterns())
+
+    def export(self, directory: str | os.PathLike[str]) -> ExportSummary:
+        """Write what one published version has learned into files for other programs.
+
+        ``micro_lora/`` and ``base_lora/`` hold the two adapters as PEFT loads them (`read_peft`),
+        ``patterns.jsonl`` the patterns (`read_patterns`), and ``preferences.jsonl`` which route
+        was clearly better than which other one in each of them (`read_preferences`);
+        docs/export.md describes them.  Only reads, needs no learner, and stops nobody.
+
+        Parameters
+        ----------
+        directory : path
+            Of what does not exist yet; it appears whole or not at all.
+
+        Returns
+        -------
+        ExportSummary
+
+        Raises
+        ------
+        ExportError
+            If the directory exists or cannot be written.
+        NonFiniteError
+            If what is published is not finite.
+
+        Examples
+        --------
+        >>> import pathlib, sona_shm as sona, tempfile
+        >>> directory = pathlib.Path(tempfile.mkdtemp(), "export")
+        >>> with sona.Engine.create("doc-export", sona.SonaConfig(hidden_dim=2)) as engine:
+        ...     engine.export(directory)
+        ExportSummary(version=0, patterns=0, preferences=0)
+        >>> sona.read_peft(directory / "micro_lora").rank
+        2
+        >>> sona.Engine.destroy("doc-export")
+        """
+        return export_version(directory, *self._patterns(), self._memory.geometry)
 
 
 def _learner_options(

@@ -91,7 +91,7 @@ class MicroLoRA:
         if a.ndim != 2 or a.shape != b.shape:
             raise ShapeError(f"a and b have shapes {a.shape} and {b.shape}, expected one shape")
         adapter = cls(1, 1)
-        adapter.a, adapter.b = a.astype(np.float32), b.astype(np.float32)
+        adapter.a, adapter.b = (w.astype(np.float32, order="C") for w in (a, b))
         return adapter
 
     @property

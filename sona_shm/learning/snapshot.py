@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any, Final, NamedTuple
 
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from sona_shm import _core
 from sona_shm.config import EXPERTS, SonaConfig
-from sona_shm.learning.lora import initial_down_projection
+from sona_shm.errors import ConfigError, NonFiniteError, ShapeError
+from sona_shm.learning.lora import MicroLoRA, initial_down_projection
 from sona_shm.shm.layout import LEARNER_COUNTERS, NAME_BYTES, OFFSETS, Geometry
 
 # A baseline starts at the middle of [0, 1]: with the weight of one observation, or of none.
@@ -173,13 +175,15 @@ class Snapshot:
 
 
 class Patterns:
-    """Named views of a slow block: projection and patterns; of a copy."""
+    """Named views of a slow block: projection, patterns, BaseLoRA; of a copy."""
 
     def __init__(self, block: bytes | bytearray | memoryview, geometry: Geometry) -> None:
         sizes = geometry.sizes()
         n, projected = geometry.hidden_dim, _core.PROJECTED
         stride = sizes["pattern_stride"]
-        self.version, count, self.fitted_ns, self.rows = struct.unpack_from("<4Q", block)
+        self.version, count, self.fitted_ns, self.rows, self.consolidations = struct.unpack_from(
+            "<5Q", block
+        )
         self.count = min(count, geometry.patterns)
 
         def floats(name: str, *shape: int) -> NDArray[np.float32]:
@@ -192,6 +196,8 @@ class Patterns:
         self.centroids = np.ascontiguousarray(columns[:, : self.count].T)
         self.full_centroids = floats("slow_full_centroids", geometry.patterns, n)[: self.count]
         self.sizes = np.frombuffer(block, np.uint64, self.count, sizes["slow_sizes"])
+        self.base_a = floats("slow_base_a", geometry.base_rank, n)
+        self.base_b = floats("slow_base_b", geometry.base_rank, n)
 
 
 def first_block(config: SonaConfig) -> bytes:
@@ -210,3 +216,51 @@ def first_block(config: SonaConfig) -> bytes:
     for route in config.routes:
         _core.add_route(block, tuple(geometry), route.name, route.cost, config.price(route))
     return bytes(block)
+
+
+def first_slow_block(config: SonaConfig, adapter: MicroLoRA | None = None) -> bytes:
+    """What a new engine publishes beside it: no patterns, and the given adapter as BaseLoRA.
+
+    Parameters
+    ----------
+    config : SonaConfig
+    adapter : MicroLoRA, optional
+        Of a rank up to ``base_lora_rank``.  It is filled up with rows of zeros, and B scaled, so
+        that the function stays the same at that rank.
+
+    Raises
+    ------
+    ConfigError, ShapeError, NonFiniteError
+        If the adapter does not fit the configuration, or is not finite.
+    """
+    geometry = config.geometry()
+    block = bytearray(geometry.sizes()["slow_bytes"])
+    if adapter is not None:
+        _check_adapter(adapter, config)
+        patterns = Patterns(block, geometry)
+        patterns.base_a[: adapter.rank] = adapter.a
+        with np.errstate(over="ignore"):
+            patterns.base_b[: adapter.rank] = adapter.b * np.float32(
+                math.sqrt(geometry.base_rank / adapter.rank)
+            )
+        struct.pack_into("<Q", block, OFFSETS["slow_header.consolidations"], 1)
+        if not (np.isfinite(patterns.base_a).all() and np.isfinite(patterns.base_b).all()):
+            raise NonFiniteError("the adapter holds NaN or infinity, expected finite numbers")
+    return bytes(block)
+
+
+def _check_adapter(adapter: MicroLoRA, config: SonaConfig) -> None:
+    if not isinstance(adapter, MicroLoRA):
+        raise ConfigError(
+            f"adapter is {adapter!r}, expected a MicroLoRA, such as read_peft(DIRECTORY) gives"
+        )
+    if adapter.a.shape[1] != config.hidden_dim:
+        raise ShapeError(
+            f"the adapter is for embeddings of {adapter.a.shape[1]} dimensions, expected "
+            f"{config.hidden_dim}, the hidden_dim of the configuration"
+        )
+    if adapter.rank > config.base_lora_rank:
+        raise ConfigError(
+            f"the adapter has rank {adapter.rank}, expected at most the base_lora_rank of the "
+            f"configuration, {config.base_lora_rank}; raise that"
+        )

@@ -18,7 +18,7 @@ from sona_shm.config import SonaConfig
 from sona_shm.errors import ConfigError, NotTheLearner
 from sona_shm.learning.lora import MicroLoRA
 from sona_shm.learning.policy import policy_strength
-from sona_shm.learning.snapshot import Snapshot, first_block
+from sona_shm.learning.snapshot import Snapshot, first_block, first_slow_block
 from sona_shm.loops.buffer import BufferStats, TrajectoryBuffer, buffer_stats
 from sona_shm.loops.config import InstantLoopConfig
 from sona_shm.loops.drain import DrainLoop, LearnerOptions, require_learner
@@ -35,10 +35,13 @@ _NEXT_ID: Final = OFFSETS["control_header.next_trajectory_id"]
 _WAKE_LEARNER: Final = 2
 
 
-def create_engine_memory(name: str, config: SonaConfig, *, replace: bool = False) -> EngineMemory:
+def create_engine_memory(
+    name: str, config: SonaConfig, *, replace: bool = False, adapter: MicroLoRA | None = None
+) -> EngineMemory:
     """The shared memory of a new engine, with its first weights published."""
     packed: bytes = msgpack.packb(config.to_mapping())
-    return create_memory(name, config.geometry(), packed, first_block(config), replace=replace)
+    fast, slow = first_block(config), first_slow_block(config, adapter)
+    return create_memory(name, config.geometry(), packed, fast, slow, replace=replace)
 
 
 def config_of(memory: EngineMemory) -> SonaConfig:

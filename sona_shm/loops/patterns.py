@@ -19,11 +19,16 @@ def published_bank(block: bytes, slow: bytes, geometry: Geometry) -> ReasoningBa
     projection = Projection(patterns.projection, patterns.offset)
     if patterns.count == 0:
         return ReasoningBank(projection, [])
-    banks = np.stack([snapshot.bank(i) for i in range(snapshot.route_count)])
+    banks = bank_cells(snapshot)
     uses = snapshot.pattern_uses()
     return ReasoningBank(
         projection, [_pattern(j, patterns, banks[:, j], uses[j]) for j in range(patterns.count)]
     )
+
+
+def bank_cells(snapshot: Snapshot) -> NDArray[np.float32]:
+    """Weight, sum and sum of squares of every route in every pattern: (routes, patterns, 3)."""
+    return np.array([snapshot.bank(i) for i in range(snapshot.route_count)], np.float32)
 
 
 def checked_query(x: ArrayLike, hidden_dim: int) -> NDArray[np.float32]:

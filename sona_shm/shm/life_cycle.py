@@ -92,7 +92,13 @@ def _is_half_made(names: Names) -> bool:
 
 
 def create_memory(
-    engine: str, geometry: Geometry, config: bytes, first_block: bytes, *, replace: bool = False
+    engine: str,
+    geometry: Geometry,
+    config: bytes,
+    first_block: bytes,
+    first_slow_block: bytes,
+    *,
+    replace: bool = False,
 ) -> EngineMemory:
     """Make the segments of a new engine and map them.
 
@@ -104,6 +110,8 @@ def create_memory(
         The configuration as every attacher will read it.
     first_block : bytes, length ``sizes()["snapshot_bytes"]``
         What is published as version 0.
+    first_slow_block : bytes, length ``sizes()["slow_bytes"]``
+        The same of the slow cell.
     replace : bool
         Whether an engine of that name that nobody uses may be replaced.
 
@@ -121,7 +129,7 @@ def create_memory(
     with LifecycleLock(names, DEFAULT_TIMEOUT):
         _make_way(names, replace)
         try:
-            _build(names, geometry, config, first_block)
+            _build(names, geometry, config, first_block, first_slow_block)
             return EngineMemory(names)
         except BaseException:
             _unlink_all(names)
@@ -178,7 +186,9 @@ def _new_segment(
         segment.close()
 
 
-def _build(names: Names, geometry: Geometry, config: bytes, first_block: bytes) -> None:
+def _build(
+    names: Names, geometry: Geometry, config: bytes, first_block: bytes, first_slow_block: bytes
+) -> None:
     sizes = geometry.sizes()
     creation_id = secrets.randbits(63)
     with _new_segment(names.control, "control", sizes["control_bytes"], creation_id) as made:
@@ -193,8 +203,9 @@ def _build(names: Names, geometry: Geometry, config: bytes, first_block: bytes) 
         with _new_segment(names.ring, "ring", sizes["ring_bytes"], creation_id):
             pass  # all lanes empty is all bytes zero
         with _new_segment(names.weights, "weights", sizes["weights_bytes"], creation_id) as made:
-            start = sizes["buffers_offset"]
-            made[0][start : start + len(first_block)] = first_block
+            for cell, block in (("", first_block), ("slow_", first_slow_block)):
+                start = sizes[f"{cell}buffers_offset"]
+                made[0][start : start + len(block)] = block
         Bell(names, create=True).release()
         words.store(READY, 1)
 

@@ -1,0 +1,1 @@
+"""Files that carry what was learned to other programs and back: adapters, patterns, preferences."""
