@@ -11,6 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.reference_tasks import ReferenceTasks
+
 Doubles = NDArray[np.float64]
 
 FEATURES = 32
@@ -55,7 +57,9 @@ class Estimate:
 class ReferenceModel:
     """Predicts and learns like an engine whose MicroLoRA does not move."""
 
-    def __init__(self, dim: int, prices: list[float], forgetting: float) -> None:
+    def __init__(
+        self, dim: int, prices: list[float], forgetting: float, tasks: int = 8, ewc: float = 1.0
+    ) -> None:
         self.forgetting = forgetting
         self.mean, self.spread, self.seen = np.zeros(dim), 0.0, 0
         self.common, self.outcomes = 0.5, 0
@@ -64,6 +68,7 @@ class ReferenceModel:
         self.projection: Doubles | None = None
         self.offset, self.centroids = np.zeros(0), np.zeros((0, 0))
         self.routes = [self._route(dim, price) for price in prices]
+        self.tasks = ReferenceTasks(self, tasks, ewc)
 
     def _route(self, dim: int, price: float) -> RouteModel:
         return RouteModel(
@@ -139,11 +144,13 @@ class ReferenceModel:
 
     def learn(self, x: Doubles, k: int, quality: float) -> None:
         """One outcome."""
+        self.tasks.observe(x)
         route, e = self.routes[k], self.estimate(x, k)
         correction = route.error[0] / (route.error[1] + 30.0)
         self._mix(e, quality)
         if route.outcomes == 0:
             route.bias = self.common
+        self.tasks.pull(k, route, self._scaled(x), quality, e)
         self._linear(route, x, quality - e.linear)
         if self.projection is not None:
             self.relearn(x, k, quality, self.common)

@@ -25,7 +25,7 @@ void heads_forget(const struct model *model, uint64_t task);
 /* After a task was entered: what the heads are held to from now on. */
 void anchors_consolidate(const struct model *model);
 
-/* After a head has learned an outcome: pulls it to what other tasks need.  Strength 1 counts their
+/* Before a head learns an outcome: pulls it to what other tasks need.  Strength 1 counts their
  * outcomes like as many of this task.  It adapts: it falls where what is held to predicts worse
  * than the head does. */
 void anchor_pull(const struct model *model, const struct learning_rates *rates,

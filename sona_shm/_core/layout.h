@@ -391,6 +391,7 @@ struct task_detector {
     uint64_t tasks;    /* known, the current one included; 0 before the first outcome */
     uint64_t current;  /* index of the one that is learned */
     uint64_t stay;     /* outcomes since it was entered */
+    uint64_t lags;     /* states kept since */
     uint64_t outcomes; /* outcomes of it, in all its stays */
     uint64_t gathered; /* outcomes since an alarm that is not decided yet; 0: none */
     uint64_t seen;     /* outcomes of all tasks */
@@ -398,7 +399,7 @@ struct task_detector {
                           covariance */
     double product;    /* mean squared product of two successive such differences: Σλ² */
     struct discounted anchor_error, head_error; /* squared, of the linear expert: see ewc.c */
-    uint64_t unused[4];
+    uint64_t unused[3];
     struct task_evidence {
         double evidence; /* log-likelihood ratio of having returned to that task, from 0 up */
         double variance; /* of embeddings along the line to its centroid */

@@ -160,8 +160,8 @@ int model_learn(const struct model *m, const struct learning_rates *rates,
     if (!isfinite(e.value) || !isfinite(e.linear)) return 0;
 
     mixture_learn(&header->mixture, &e, o->quality, rates->forgetting);
-    linear_learn(m, rates, o, f, &e);
     anchor_pull(m, rates, o, f, &e);
+    linear_learn(m, rates, o, f, &e);
     if (f->fitted) {
         model_relearn(m, rates, f, o->route, o->quality, header->outcome.mean);
     }

@@ -71,17 +71,19 @@ static void resume_state(const struct model *m, const uint8_t *state, uint64_t r
 
 static void keep_lags(const struct model *m)
 {
-    if (model_detector(m)->stay % TASK_LAG) return;
+    struct task_detector *d = model_detector(m);
+    if (d->stay % TASK_LAG) return;
     memcpy(lag_of(m, 1), lag_of(m, 0), m->geometry->task_state_bytes);
     copy_state(m, lag_of(m, 0));
+    d->lags += 1;
 }
 
 /* The state from before whatever has just begun: the oldest one that is of this stay. */
 static void copy_earlier_state(const struct model *m, uint8_t *state)
 {
-    const uint64_t kept = model_detector(m)->stay / TASK_LAG;
-    if (kept == 0) copy_state(m, state);
-    else memcpy(state, lag_of(m, kept > 1), m->geometry->task_state_bytes);
+    const uint64_t lags = model_detector(m)->lags;
+    if (lags == 0) copy_state(m, state);
+    else memcpy(state, lag_of(m, lags > 1), m->geometry->task_state_bytes);
 }
 
 /* ---- memory ---- */
@@ -165,7 +167,7 @@ static void enter_task(const struct model *m, uint64_t task, uint64_t outcomes,
     struct task_detector *d = model_detector(m);
     const size_t row = m->geometry->hidden_dim * sizeof(float);
     d->current = task;
-    d->stay = d->gathered = 0;
+    d->stay = d->lags = d->gathered = 0;
     d->outcomes = outcomes;
     memmove(mean_of(m, TASK_CENTROID), centroid, row);
     memcpy(mean_of(m, TASK_RECENT), mean_of(m, TASK_CENTROID), row);

@@ -104,8 +104,11 @@ class Snapshot:
     def task(self) -> TaskRow:
         """The task that is learned now: its index, its outcomes, those of this stay alone."""
         start = self._sizes["task_detector"]
-        known, current, stay, outcomes = self._unpack("<4Q", start)
-        return TaskRow(known, current, outcomes, stay)
+
+        def word(field: str) -> int:
+            return int(self._unpack("<Q", start + OFFSETS[f"task_detector.{field}"])[0])
+
+        return TaskRow(word("tasks"), word("current"), word("outcomes"), word("stay"))
 
     def lane_positions(self) -> list[int]:
         """How far each lane is learned in this version."""
