@@ -33,6 +33,7 @@ bench-routing: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/routing.py --change
 	$(BIN)/python benchmarks/routing.py --ablation
 	$(BIN)/python benchmarks/routing.py --workers
+	$(BIN)/python benchmarks/recurring.py
 
 torture: $(VENV)/installed-test
 	$(BIN)/python -m tests.torture

@@ -93,9 +93,9 @@ class SonaConfig:
     base_lora_rank, base_lora_lr, background_interval_ms, quality_threshold
         Settings of the background loop, kept with the crate's defaults.  Nothing uses them yet.
     ewc_lambda : float
-        How much heads are held to what former tasks need: 1 counts a former task's outcomes like
-        as many of the current one (Laplace's approximation), 0 not at all; up to 1e6.  The crate
-        measures it otherwise and has 2000.
+        How much heads are held to what other tasks need: 1 counts all outcomes of theirs once
+        (Laplace's approximation), 0 not at all; up to 1e6.  The crate's default of 2000 counts
+        them thousands of times and hinders what is new.
     max_tasks : int
         Tasks that are remembered and recognised, up to 8; 0 or 1 remembers none.
     pattern_clusters : int
