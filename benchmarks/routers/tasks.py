@@ -31,6 +31,7 @@ SCENARIOS: Final[dict[str, Callable[[Stream, int], episode.Episode]]] = {
     "drop": episode.drop,
     "swap": episode.swap,
     "arrival": episode.arrival,
+    "recurring": episode.recurring,
 }
 _CURVE_POINTS: Final = 200
 _AFTER: Final = 3000  # requests after a change that are looked at one by one
