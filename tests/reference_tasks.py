@@ -55,7 +55,8 @@ class ReferenceTasks:
         self.memories: dict[int, Memory | None] = {}
         self.current, self.stay, self.seen, self.outcomes = 0, 0, 0, 0
         self.spread = self.product = 0.0
-        self.gathered = 0
+        self.centroid = self.recent = self.previous = np.zeros_like(model.mean)
+        self.gathered, self.gathering = 0, np.zeros_like(model.mean)
         self.lags: list[tuple[list[Any], list[dict[str, Any]]]] = []
         self.evidence: dict[int, tuple[float, float]] = {}
         self.begun: list[tuple[int, Doubles]] = []
