@@ -19,7 +19,8 @@
     ├── CorruptSegment          (RuntimeError)       what is in shared memory cannot be right
     ├── EngineForbidden         (PermissionError)    the engine belongs to another user
     ├── SharedMemoryTooSmall    (OSError)            /dev/shm has no room for the engine
-    └── JournalError            (ValueError)         a journal that cannot be read or begun
+    ├── JournalError            (ValueError)         a journal that cannot be read or begun
+    └── CheckpointError         (ValueError)         a checkpoint that cannot be read or written
 
 Each message says what was given, what was expected and what to do.
 """
@@ -234,4 +235,18 @@ class JournalError(SonaError, ValueError):
         ...
     sona_shm.errors.JournalError: there is no journal in nowhere; expected a file, or a \
 directory with files journal-*.msgpack
+    """
+
+
+class CheckpointError(SonaError, ValueError):
+    """A checkpoint cannot be read, restored or written; nothing was changed.
+
+    Examples
+    --------
+    >>> import sona_shm as sona
+    >>> sona.Engine.restore("doc-error", "nowhere")
+    Traceback (most recent call last):
+        ...
+    sona_shm.errors.CheckpointError: there is no checkpoint at nowhere; expected a file that \
+sona save or Engine.save has written, or a directory of them
     """

@@ -26,6 +26,7 @@
 #define LABEL_BYTES 40
 #define NAME_BYTES 64
 #define LARGEST_ROUTES 1024
+#define LARGEST_RESERVOIR (1u << 20)
 
 /* Embeddings are projected to so many principal directions, and a constant makes it FEATURES. */
 #define PROJECTED 31

@@ -5,6 +5,7 @@
 #include "model.h"
 #include "policy.h"
 #include "python.h"
+#include "refit.h"
 
 struct core_objects core;
 
@@ -75,7 +76,8 @@ static PyObject *layout_offsets(void)
     PUT(route_state, outcomes) PUT(route_state, reward_mean) PUT(route_state, latency_ms)
     PUT(route_state, tokens) PUT(route_state, quality) PUT(route_state, bias)
     PUT(slow_header, version) PUT(slow_header, patterns) PUT(slow_header, fitted_ns)
-    PUT(slow_header, rows)
+    PUT(slow_header, rows) PUT(slow_header, consolidations)
+    PUT(reservoir_row, sequence)
 #undef PUT
     return offsets;
 }
@@ -256,6 +258,19 @@ static PyObject *add_route_function(PyObject *module, PyObject *args)
     return added < 0 ? NULL : PyBool_FromLong(added);
 }
 
+static PyObject *refit_bounds(PyObject *module, PyObject *args)
+{
+    unsigned long long number, reservoir;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "KK", &number, &reservoir)) return NULL;
+    if (number > MOST_REFITS || reservoir > LARGEST_RESERVOIR) {
+        PyErr_SetString(PyExc_ValueError, "there is no such refit");
+        return NULL;
+    }
+    return Py_BuildValue("KK", (unsigned long long)refit_begins_at(number),
+                         (unsigned long long)refit_installs_at(number, reservoir));
+}
+
 static PyObject *policy_names(void)
 {
     uint32_t count = 0;
@@ -283,6 +298,9 @@ static PyMethodDef functions[] = {
     {"add_route", (PyCFunction)add_route_function, METH_VARARGS,
      PyDoc_STR("add_route(block, geometry, name, cost, price, /)\n--\n\n"
                "Append a route to a first block; False if there is no room.")},
+    {"refit_bounds", (PyCFunction)refit_bounds, METH_VARARGS,
+     PyDoc_STR("refit_bounds(number, reservoir, /)\n--\n\n"
+               "Outcomes at which the refit of that number begins, and is installed.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -339,6 +357,9 @@ static int module_exec(PyObject *module)
     if (add_owned(module, "LEARNER_COUNTERS", counter_names()) < 0) return -1;
     if (add_owned(module, "POLICIES", policy_names()) < 0) return -1;
     if (PyModule_AddIntMacro(module, NAME_BYTES) < 0) return -1;
+    if (PyModule_AddIntConstant(module, "RESERVOIR_ROW_BYTES", sizeof(struct reservoir_row)) < 0)
+        return -1;
+    if (PyModule_AddIntMacro(module, ROUTE_ARRIVED) < 0) return -1;
     if (PyModule_AddIntMacro(module, LARGEST_ROUTES) < 0) return -1;
     if (PyModule_AddIntMacro(module, PROJECTED) < 0) return -1;
     if (PyModule_AddIntMacro(module, EXPERTS) < 0) return -1;
