@@ -77,7 +77,7 @@ static PyObject *layout_offsets(void)
     PUT(route_state, tokens) PUT(route_state, quality) PUT(route_state, bias)
     PUT(slow_header, version) PUT(slow_header, patterns) PUT(slow_header, fitted_ns)
     PUT(slow_header, rows) PUT(slow_header, consolidations)
-    PUT(reservoir_row, sequence)
+    PUT(reservoir_row, sequence) PUT(reservoir_row, time_ns)
 #undef PUT
     return offsets;
 }

@@ -47,18 +47,15 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted(found, reverse=True)
 
 
-def save_state(state: EngineState, path: Path, engine: str, time_ns: int) -> Path:
-    """Write a state to a file, or to a new file of a directory; returns which.
+def save_state(state: EngineState, path: Path, engine: str, time_ns: int) -> None:
+    """Write a state to a file.
 
     Raises
     ------
     CheckpointError
         If it could not be written; nothing is left behind.
     """
-    if path.is_dir():
-        path = path / name_of(time_ns, state.version)
     write_file(path, encode(state, engine, time_ns))
-    return path
 
 
 def remove_old(directory: Path, keep: int) -> None:

@@ -8,6 +8,7 @@ a restored engine has lanes of its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -125,7 +126,9 @@ def block_bytes(geometry: Geometry, extent: Extent) -> dict[Block, int]:
     }
 
 
-def gather(geometry: Geometry, extent: Extent, blocks: dict[Block, bytes | bytearray]) -> Tensors:
+def gather(
+    geometry: Geometry, extent: Extent, blocks: Mapping[Block, bytes | bytearray]
+) -> Tensors:
     """Copies of all sections, contiguous."""
     return {
         section.name: section.view(blocks[section.block]).copy()

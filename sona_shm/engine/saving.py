@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from sona_shm.checkpoint.rotation import save_state
+from sona_shm.checkpoint.rotation import name_of, save_state
 from sona_shm.checkpoint.take import take_state
 from sona_shm.engine.routes import RouteChanges
 
@@ -52,5 +52,9 @@ class Saving(RouteChanges):
         >>> sona.Engine.destroy("doc-save")
         """
         self._memory.require_open()
-        state = take_state(self._memory, self)
-        return save_state(state, Path(path), self._memory.names.engine, time.time_ns())
+        state, now = take_state(self._memory, self), time.time_ns()
+        file = Path(path)
+        if file.is_dir():
+            file = file / name_of(now, state.version)
+        save_state(state, file, self._memory.names.engine, now)
+        return file
