@@ -159,7 +159,7 @@ def run(
         logger.info("learning for %s", name)
         with _saving(name, plan):
             _run_with_lease(memory, drain, stop)
-        drain.close()
+            drain.close()
         if plan is not None and not memory.is_destroyed:
             save_at_end(memory, plan)
     finally:

@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 import sona_shm as sona
+from sona_shm import _core
 from sona_shm.checkpoint.sections import Extent, Section, block_bytes, gather, scatter, sections
 from sona_shm.checkpoint.state import state_of_blocks
 from sona_shm.learning.snapshot import Snapshot
@@ -44,7 +45,7 @@ def uncovered(geometry: Geometry, table: list[Section], extent: Extent) -> list[
         covered = np.zeros(size, bool)
         if block == "fast":  # how far lanes were learned is not saved: new engines have new lanes
             start = geometry.sizes()["lane_progress"]
-            covered[start : geometry.sizes()["pattern_uses"]] = True
+            covered[start : start + geometry.max_workers * _core.LANE_PROGRESS_BYTES] = True
         marked = bytearray(size)
         for section in table:
             if section.block == block:

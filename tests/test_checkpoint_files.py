@@ -244,7 +244,7 @@ def test_whatever_passes_the_checks_can_be_learned_from(
         restored += 1
         restore_memory(name, state).close()
         with sona.Engine.attach(name, "inline") as engine:
-            assert engine.observe(embedding(rng), "small", 0.5)
+            assert engine.observe(embedding(rng), 0, 0.5)
         sona.Engine.destroy(name)
     assert restored > 20
 

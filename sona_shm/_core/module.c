@@ -77,6 +77,8 @@ static PyObject *layout_offsets(void)
     PUT(route_state, tokens) PUT(route_state, quality) PUT(route_state, bias)
     PUT(slow_header, version) PUT(slow_header, patterns) PUT(slow_header, fitted_ns)
     PUT(slow_header, rows) PUT(slow_header, consolidations)
+    PUT(lane_progress, records) PUT(lane_progress, trajectories)
+    PUT(lane_progress, journaled) PUT(lane_progress, settled)
     PUT(reservoir_row, sequence) PUT(reservoir_row, time_ns)
 #undef PUT
     return offsets;
@@ -357,6 +359,8 @@ static int module_exec(PyObject *module)
     if (add_owned(module, "LEARNER_COUNTERS", counter_names()) < 0) return -1;
     if (add_owned(module, "POLICIES", policy_names()) < 0) return -1;
     if (PyModule_AddIntMacro(module, NAME_BYTES) < 0) return -1;
+    if (PyModule_AddIntConstant(module, "LANE_PROGRESS_BYTES", sizeof(struct lane_progress)) < 0)
+        return -1;
     if (PyModule_AddIntConstant(module, "RESERVOIR_ROW_BYTES", sizeof(struct reservoir_row)) < 0)
         return -1;
     if (PyModule_AddIntMacro(module, ROUTE_ARRIVED) < 0) return -1;

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgpack
 import numpy as np
 
+from sona_shm import _core
 from sona_shm.checkpoint.sections import scatter
-from sona_shm.checkpoint.state import EngineState, get_field
+from sona_shm.checkpoint.state import EngineState, get_field, set_field
 from sona_shm.shm.life_cycle import Contents, create_memory
 from sona_shm.shm.memory import EngineMemory
 
@@ -32,9 +33,13 @@ def contents_of(state: EngineState) -> Contents:
     # What is no trajectory is counted as feedback, and so is what was lost.
     feedbacks = state.counter("feedback_processed") + state.counter("records_lost")
     decisions = state.counts.decisions
-    # Lane 0 stands for all former lanes: it has recorded, and learned, what they had.
-    progress = np.frombuffer(fast, "<u8", _PROGRESS_WORDS, sizes["lane_progress"])
-    progress[:] = (0, 0, trajectories + feedbacks, trajectories, decisions, decisions)
+    progress = {
+        "records": trajectories + feedbacks,
+        "trajectories": trajectories,
+        "journaled": decisions,
+        "settled": decisions,
+    }
+    _fill_first_progress(fast, sizes["lane_progress"], progress)
     return Contents(
         config=msgpack.packb(state.config.to_mapping()),
         fast=bytes(fast),
@@ -50,8 +55,11 @@ def contents_of(state: EngineState) -> Contents:
     )
 
 
-# epoch, position, records, trajectories, journaled, settled
-_PROGRESS_WORDS = 6
+def _fill_first_progress(fast: bytearray, start: int, progress: dict[str, int]) -> None:
+    """Lane 0 stands for all former lanes: what they have recorded is learned."""
+    record = np.frombuffer(fast, np.uint8, _core.LANE_PROGRESS_BYTES, start)
+    for field, count in progress.items():
+        set_field(record, f"lane_progress.{field}", count)
 
 
 def _ring(state: EngineState, rows: bytearray) -> bytes:
