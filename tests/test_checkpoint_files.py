@@ -305,6 +305,19 @@ def test_so_many_are_kept_and_none_is_made_without_a_change(
         assert Saver(engine._memory, CheckpointPlan(directory, keep=3)).save() is None
 
 
+def test_a_clock_that_was_set_back_does_not_make_new_files_old_ones(
+    name: str, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    with sona.Engine.create(name, small_config(), "inline") as engine:
+        first = engine.save(tmp_path)
+        first.rename(tmp_path / rotation.name_of(10**19, 0))  # in the year 2286
+        saver = Saver(engine._memory, CheckpointPlan(tmp_path, keep=1))
+        learn_something_little(engine, rng)
+        path = saver.save()
+        assert rotation.list_checkpoints(tmp_path) == [path]
+        assert path != engine.save(tmp_path) == rotation.list_checkpoints(tmp_path)[0]
+
+
 # ---- writers ----
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ def engine(name: str, rng: np.random.Generator) -> Iterator[sona.Engine]:
 @contextmanager
 def restored(engine: sona.Engine, path: Path, **changes: Any) -> Iterator[sona.Engine]:
     """Another engine that knows the same."""
-    other = f"{engine.name[:18]}-two"
+    other = f"t-{secrets.token_hex(6)}"
     file = engine.save(path / "saved.safetensors")
     try:
         with sona.Engine.restore(other, file, "inline", changes=changes) as made:
@@ -90,7 +91,11 @@ def test_capacities_keep_every_prediction(
         x = embedding(rng)
         np.testing.assert_array_equal(other.apply(x), engine.apply(x))
         assert other.stats().counters == engine.stats().counters
+        changed = state_of(other)
+        with restored(other, tmp_path) as again:  # also one that has not all the rows it could
+            assert state_of(again).equals(changed)
         assert_learns_on(other, rng, 450)
+        assert state_of(other).extent.rows <= other.config.reservoir + other.config.reservoir // 4
         assert other.stats().counters.refits_installed > engine.stats().counters.refits_installed
 
 
@@ -230,9 +235,10 @@ def test_a_reservoir_that_shrinks_in_the_midst_of_a_refit(
 def test_impossible_changes_are_refused(
     engine: sona.Engine, tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
-    with pytest.raises(sona.ConfigError, match=reason), restored(engine, tmp_path, **changes):
-        pass
-    assert leftovers(f"{engine.name[:18]}-two") == []
+    other = f"{engine.name[:18]}-two"
+    with pytest.raises(sona.ConfigError, match=reason):
+        sona.Engine.restore(other, engine.save(tmp_path), changes=changes)
+    assert leftovers(other) == []
 
 
 def test_a_state_is_not_changed_by_what_is_made_of_it(engine: sona.Engine, tmp_path: Path) -> None:

@@ -373,6 +373,7 @@ static int module_exec(PyObject *module)
     if (PyModule_AddIntMacro(module, ROUTE_ACTIVE) < 0) return -1;
     if (PyModule_AddIntConstant(module, "NO_ROUTE", NO_ROUTE) < 0) return -1;
     if (PyModule_AddIntConstant(module, "BANK_CELL_BYTES", sizeof(struct bank_cell)) < 0) return -1;
+    if (add_owned(module, "ROW_ABSENT", PyLong_FromUnsignedLongLong(ROW_ABSENT)) < 0) return -1;
     if (add_owned(module, "MAGIC", PyLong_FromUnsignedLongLong(SONA_MAGIC)) < 0) return -1;
     if (PyModule_AddIntMacro(module, SONA_LAYOUT_VERSION) < 0) return -1;
     if (PyModule_AddIntMacro(module, CELL_BUFFERS) < 0) return -1;

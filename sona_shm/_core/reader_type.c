@@ -249,17 +249,22 @@ static PyObject *reader_patterns(Reader *self, PyObject *unused)
 }
 
 PyDoc_STRVAR(rows_doc, "_rows($self, first, end, /)\n--\n\n"
-                       "Copies of the reservoir's rows [first, end), as a bytearray, or None: one of\n"
-                       "them is not there, or not any more.");
+                       "Copies of the reservoir's rows [first, end), as a bytearray, without the\n"
+                       "oldest ones if a restored engine never had them; None: one is not there any\n"
+                       "more.");
+
+static const struct reservoir_row *row_at(const Reader *self, uint64_t position)
+{
+    const struct geometry *g = &self->geometry;
+    return (const struct reservoir_row *)((const uint8_t *)self->weights.buf + g->reservoir_offset +
+                                          position % g->reservoir_rows * g->reservoir_stride);
+}
 
 static int copy_row(const Reader *self, uint64_t position, uint8_t *copy)
 {
-    const struct geometry *g = &self->geometry;
-    const struct reservoir_row *row =
-        (const struct reservoir_row *)((const uint8_t *)self->weights.buf + g->reservoir_offset +
-                                       position % g->reservoir_rows * g->reservoir_stride);
+    const struct reservoir_row *row = row_at(self, position);
     if (load_acquire(&row->sequence) != position + 1) return 0;
-    racing_copy(copy, row, g->reservoir_stride);
+    racing_copy(copy, row, self->geometry.reservoir_stride);
     atomic_thread_fence(memory_order_acquire);
     return load_relaxed(&row->sequence) == position + 1;
 }
@@ -273,6 +278,7 @@ static PyObject *reader_rows(Reader *self, PyObject *args)
         PyErr_SetString(PyExc_ValueError, "the reservoir does not hold so many rows");
         return NULL;
     }
+    while (first < end && load_acquire(&row_at(self, first)->sequence) == ROW_ABSENT) first += 1;
     const Py_ssize_t bytes = (Py_ssize_t)((end - first) * g->reservoir_stride);
     PyObject *rows = PyByteArray_FromStringAndSize(NULL, bytes);
     uint8_t *copy = rows ? (uint8_t *)PyByteArray_AS_STRING(rows) : NULL;

@@ -77,7 +77,10 @@ void reservoir_append(struct learner *l, const float *x, const struct observatio
 }
 
 /* An engine that was restored into a larger reservoir does not have all the rows it has room for. */
-static int row_is_there(const struct reservoir_row *row) { return load_relaxed(&row->sequence) != 0; }
+static int row_is_there(const struct reservoir_row *row)
+{
+    return load_relaxed(&row->sequence) != ROW_ABSENT;
+}
 
 /* Whether a row may be learned from: it lies where others could write. */
 static int row_is_sound(const struct learner *l, const struct reservoir_row *row)

@@ -8,6 +8,7 @@ import numpy as np
 from sona_shm import _core
 from sona_shm.checkpoint.sections import scatter
 from sona_shm.checkpoint.state import EngineState, get_field, set_field
+from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.life_cycle import Contents, create_memory
 from sona_shm.shm.memory import EngineMemory
 
@@ -63,10 +64,12 @@ def _fill_first_progress(fast: bytearray, start: int, progress: dict[str, int]) 
 
 
 def _ring(state: EngineState, rows: bytearray) -> bytes:
-    """The reservoir's ring with every row in its place."""
+    """The reservoir's ring with every row in its place, and told from those that are absent."""
     sizes = state.config.geometry().sizes()
     count, stride = sizes["reservoir_rows"], sizes["reservoir_stride"]
     ring = np.zeros((count, stride), np.uint8)
+    at = OFFSETS["reservoir_row.sequence"]
+    ring[:, at : at + 8].view("<u8")[:] = _core.ROW_ABSENT
     end = state.header("reservoir_position")
     places = np.arange(end - state.extent.rows, end) % max(count, 1)
     ring[places] = np.frombuffer(rows, np.uint8).reshape(-1, stride)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+import time
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from sona_shm.errors import CheckpointError
 from sona_shm.shm.layout import LAYOUT_VERSION
 
 logger = logging.getLogger("sona_shm.checkpoint")
-_NAME: Final = re.compile(r"checkpoint-\d{20}-v\d{20}-layout(\d+)\.safetensors")
+_NAME: Final = re.compile(r"checkpoint-(\d{20})-v\d{20}-layout(\d+)\.safetensors")
 
 
 def name_of(time_ns: int, version: int) -> str:
@@ -47,7 +48,22 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted(found, reverse=True)
 
 
-def save_state(state: EngineState, path: Path, engine: str, time_ns: int) -> None:
+def new_path(directory: Path, version: int) -> Path:
+    """The name of the next file: newer than all, also where the clock was set back.
+
+    Raises
+    ------
+    CheckpointError
+        If the directory cannot be read.
+    """
+    now = time.time_ns()
+    for newest in list_checkpoints(directory)[:1]:
+        match = _NAME.fullmatch(newest.name)
+        now = max(now, int(match[1]) + 1 if match else 0)
+    return directory / name_of(now, version)
+
+
+def save_state(state: EngineState, path: Path, engine: str) -> None:
     """Write a state to a file.
 
     Raises
@@ -55,7 +71,7 @@ def save_state(state: EngineState, path: Path, engine: str, time_ns: int) -> Non
     CheckpointError
         If it could not be written; nothing is left behind.
     """
-    write_file(path, encode(state, engine, time_ns))
+    write_file(path, encode(state, engine, time.time_ns()))
 
 
 def remove_old(directory: Path, keep: int) -> None:
@@ -71,7 +87,7 @@ def remove_old(directory: Path, keep: int) -> None:
 
 def _layout_of(path: Path) -> int:
     match = _NAME.fullmatch(path.name)
-    return int(match[1]) if match else -1
+    return int(match[2]) if match else -1
 
 
 def newest_valid(directory: Path) -> Checkpoint | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from sona_shm import _core
-from sona_shm.checkpoint.rotation import name_of, newest_valid, remove_old, save_state
+from sona_shm.checkpoint.rotation import new_path, newest_valid, remove_old, save_state
 from sona_shm.checkpoint.state import EngineState
 from sona_shm.checkpoint.take import take_state
 from sona_shm.errors import CheckpointError
@@ -84,9 +84,8 @@ class Saver:
         state = take_state(self._memory, self._reader)
         if self._last is not None and state.knows_the_same_as(self._last):
             return None
-        name, now = self._memory.names.engine, time.time_ns()
-        path = self._plan.directory / name_of(now, state.version)
-        save_state(state, path, name, now)
+        name, path = self._memory.names.engine, new_path(self._plan.directory, state.version)
+        save_state(state, path, name)
         self._last = state
         remove_old(self._plan.directory, self._plan.keep)
         logger.info("saved version %d of %s in %s", state.version, name, path)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
-from sona_shm.checkpoint.rotation import name_of, save_state
+from sona_shm.checkpoint.rotation import new_path, save_state
 from sona_shm.checkpoint.take import take_state
 from sona_shm.engine.routes import RouteChanges
 
@@ -52,9 +51,8 @@ class Saving(RouteChanges):
         >>> sona.Engine.destroy("doc-save")
         """
         self._memory.require_open()
-        state, now = take_state(self._memory, self), time.time_ns()
-        file = Path(path)
+        state, file = take_state(self._memory, self), Path(path)
         if file.is_dir():
-            file = file / name_of(now, state.version)
-        save_state(state, file, self._memory.names.engine, now)
+            file = new_path(file, state.version)
+        save_state(state, file, self._memory.names.engine)
         return file
