@@ -3,6 +3,7 @@
 from sona_shm.config import Route, SonaConfig
 from sona_shm.engine import Engine
 from sona_shm.errors import (
+    CheckpointError,
     ConfigError,
     CorruptSegment,
     DtypeError,
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BufferStats",
+    "CheckpointError",
     "ConfigError",
     "CorruptSegment",
     "Decision",

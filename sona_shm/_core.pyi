@@ -19,12 +19,17 @@ POLICIES: Final[tuple[str, ...]]
 NAME_BYTES: Final[int]
 LARGEST_ROUTES: Final[int]
 TASKS: Final[int]
+TASK_MEANS: Final[int]
 PROJECTED: Final[int]
 EXPERTS: Final[int]
 ROUTE_ADD: Final[int]
 ROUTE_RETIRE: Final[int]
 ROUTE_PRICE: Final[int]
 ROUTE_ACTIVE: Final[int]
+ROUTE_ARRIVED: Final[int]
+RESERVOIR_ROW_BYTES: Final[int]
+LANE_PROGRESS_BYTES: Final[int]
+ROW_ABSENT: Final[int]
 NO_ROUTE: Final[int]
 BANK_CELL_BYTES: Final[int]
 LANE_OWNER_BYTES: Final[int]
@@ -63,6 +68,7 @@ def policy_probabilities(
 def add_route(
     block: bytearray, geometry: tuple[int, ...], name: str, cost: float, price: float, /
 ) -> bool: ...
+def refit_bounds(number: int, reservoir: int, /) -> tuple[int, int]: ...
 
 class Words:
     def __init__(self, segment: Buffer) -> None: ...
@@ -79,6 +85,7 @@ class Reader:
     ) -> NDArray[np.float32]: ...
     def _snapshot(self) -> bytes: ...
     def _patterns(self) -> tuple[bytes, bytes]: ...
+    def _rows(self, first: int, end: int, /) -> bytearray | None: ...
     def _version(self) -> int: ...
     def _release(self) -> None: ...
 

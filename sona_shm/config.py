@@ -161,7 +161,7 @@ class SonaConfig:
     micro_lora_lr: float = 0.002
     base_lora_lr: float = 0.0001
     ewc_lambda: float = 1.0
-    max_tasks: int = 8
+    max_tasks: int = 4
     pattern_clusters: int = 100
     trajectory_capacity: int = 10000
     background_interval_ms: int = 3600000

@@ -20,7 +20,8 @@
     ├── EngineForbidden         (PermissionError)    the engine belongs to another user
     ├── SharedMemoryTooSmall    (OSError)            /dev/shm has no room for the engine
     ├── JournalError            (ValueError)         a journal that cannot be read or begun
-    └── ExportError             (ValueError)         an export that cannot be read or written
+    ├── ExportError             (ValueError)         an export that cannot be read or written
+    └── CheckpointError         (ValueError)         a checkpoint that cannot be read or written
 
 Each message says what was given, what was expected and what to do.
 """
@@ -248,4 +249,18 @@ class ExportError(SonaError, ValueError):
     Traceback (most recent call last):
         ...
     sona_shm.errors.ExportError: cannot read nowhere.jsonl: No such file or directory
+    """
+
+
+class CheckpointError(SonaError, ValueError):
+    """A checkpoint cannot be read, restored or written; nothing was changed.
+
+    Examples
+    --------
+    >>> import sona_shm as sona
+    >>> sona.Engine.restore("doc-error", "nowhere")
+    Traceback (most recent call last):
+        ...
+    sona_shm.errors.CheckpointError: there is no checkpoint at nowhere; expected a file that \
+sona save or Engine.save has written, or a directory of them
     """

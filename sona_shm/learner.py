@@ -6,13 +6,16 @@ One learner holds the lease of an engine; others wait for it as standbys and tak
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Final
 
+from sona_shm.checkpoint.saver import CheckpointPlan, SaverProcess, save_at_end
 from sona_shm.errors import NotTheLearner, SonaError
 from sona_shm.loops.drain import DrainLoop, LearnerOptions
 from sona_shm.loops.instant import config_of
@@ -131,10 +134,16 @@ def _take_lease(
                 raise
 
 
-def run(name: str, stop: threading.Event, options: LearnerOptions | None = None) -> None:
+def run(
+    name: str,
+    stop: threading.Event,
+    options: LearnerOptions | None = None,
+    plan: CheckpointPlan | None = None,
+) -> None:
     """Be the learner, or a standby for it, until `stop` is set or the engine is destroyed.
 
     At the end, everything recorded is learned and published.  Logs at most one line a second.
+    With a `plan`, the learner has checkpoints written beside it, and writes a last one itself.
     """
     memory = attach_memory(name)
     # At exit the owner of a learner thread stops it first; the thread then closes its memory.
@@ -148,10 +157,24 @@ def run(name: str, stop: threading.Event, options: LearnerOptions | None = None)
         except NotTheLearner:
             return
         logger.info("learning for %s", name)
-        _run_with_lease(memory, drain, stop)
-        drain.close()
+        with _saving(name, plan):
+            _run_with_lease(memory, drain, stop)
+            drain.close()
+        if plan is not None and not memory.is_destroyed:
+            save_at_end(memory, plan)
     finally:
         memory.close()
+
+
+@contextlib.contextmanager
+def _saving(name: str, plan: CheckpointPlan | None) -> Iterator[None]:
+    """Have another process save the engine meanwhile."""
+    saver = None if plan is None else SaverProcess(name, plan)
+    try:
+        yield
+    finally:
+        if saver is not None:
+            saver.stop()
 
 
 def _run_with_lease(memory: EngineMemory, drain: DrainLoop, stop: threading.Event) -> None:

@@ -88,7 +88,7 @@ class ReferenceTasks:
         self.lags = []
         self.centroid, self.recent = centroid.copy(), centroid.copy()
         usual = self.product / (self.spread + 1e-9)
-        self.evidence = {j: (0.0, usual) for j in range(8)}
+        self.evidence = dict.fromkeys(range(8), (0.0, usual))
         self.begun = [(r.outcomes, r.squared.copy()) for r in self.model.routes]
         self.errors = [(0.0, 0.0), (0.0, 0.0)]
         self.anchors = [self._anchor(i) for i in range(len(self.model.routes))]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.torture.bit_equal import compare_killed_with_unkilled
+from tests.torture.checkpoints import kill_while_saving
 from tests.torture.kills import kill_learners, kill_workers
 from tests.torture.mixed_versions import read_against_tight_writer
 
@@ -29,6 +30,11 @@ def test_final_weights_after_kills_are_those_of_an_unkilled_learner(
     name: str, rng: np.random.Generator, update_rule: str
 ) -> None:
     report = compare_killed_with_unkilled(name, seed_of(rng), 8, update_rule)
+    assert report.problems == []
+
+
+def test_learners_killed_while_checkpoints_are_written(name: str, rng: np.random.Generator) -> None:
+    report = kill_while_saving(name, seed_of(rng), kills=12)
     assert report.problems == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import sona_shm as sona
+from tests.conftest import remove_everything
 from tests.reference_model import ReferenceModel
 from tests.test_model import Follower
 
@@ -179,3 +181,24 @@ def test_a_new_learner_goes_on_in_the_same_task(name: str, rng: np.random.Genera
             )
     assert blocks[0] == blocks[1]
     assert blocks[0][1] > 0
+
+
+@pytest.mark.parametrize("most", [2, 3, 8])
+def test_tasks_survive_a_change_of_their_room_or_are_forgotten_whole(
+    name: str, rng: np.random.Generator, tmp_path: Path, most: int
+) -> None:
+    world = World(rng, 64, 3)
+    other = f"{name}-2"
+    with engine_for(name, 64) as engine:
+        for task in (0, 1, 2):
+            serve(engine, world, task, 200)
+        file = engine.save(tmp_path / "saved.safetensors")
+    try:
+        with sona.Engine.restore(other, file, "inline", changes={"max_tasks": most}) as engine:
+            stats = engine.stats()
+            assert (stats.task, stats.tasks) == ((0, 0) if most == 2 else (2, 3))
+            serve(engine, world, 0, 100)
+            returned = engine.stats().counters.tasks_returned - stats.counters.tasks_returned
+            assert returned == (0 if most == 2 else 1)
+    finally:
+        remove_everything(other)

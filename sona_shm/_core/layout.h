@@ -26,6 +26,7 @@
 #define LABEL_BYTES 40
 #define NAME_BYTES 64
 #define LARGEST_ROUTES 1024
+#define LARGEST_RESERVOIR (1u << 20)
 
 /* Embeddings are projected to so many principal directions, and a constant makes it FEATURES. */
 #define PROJECTED 31
@@ -465,6 +466,8 @@ _Static_assert(sizeof(struct slow_header) == CACHE_LINE, "one line");
  * sequence  learner     other processes     0 and a release fence before the row is changed, its
  *                                           position + 1 with release after; a reader checks it
  *                                           before and after its copy
+ *           restorer,   the same            plain, ordered by ready: ROW_ABSENT where a checkpoint
+ *             once                          did not have the row
  * rest      learner     the same; learner   racing_copy: intended race, checked by `sequence`; the
  *                       and its refit       learner's own threads are ordered by reservoir_filled */
 struct reservoir_row {
@@ -476,6 +479,7 @@ struct reservoir_row {
     uint32_t unused[9];
 };
 _Static_assert(sizeof(struct reservoir_row) == CACHE_LINE, "one line");
+#define ROW_ABSENT UINT64_MAX
 
 /* All sizes and offsets that follow from a configuration; computed by each process from the
  * validated configuration, never read from shared memory. */

@@ -5,6 +5,7 @@
 
 #include "race.h"
 #include "refit.h"
+#include "tasks.h"
 
 /* Records taken from one lane before the next has its turn. */
 #define LANE_TURN 64
@@ -59,7 +60,7 @@ int learner_load(struct learner *l)
     const struct slow_header *slow = (const struct slow_header *)l->slow_work;
     if (header->version != version || slow->version != header->slow_version ||
         header->routes > l->geometry.routes || slow->patterns > l->geometry.patterns ||
-        !refit_state_is_sound(l))
+        !refit_state_is_sound(l) || !tasks_are_sound(&l->model))
         return 0;
     l->version = version;
     l->unpublished = l->unpublished_signals = 0;

@@ -5,6 +5,7 @@
 #include "model.h"
 #include "policy.h"
 #include "python.h"
+#include "refit.h"
 
 struct core_objects core;
 
@@ -79,9 +80,12 @@ static PyObject *layout_offsets(void)
     PUT(route_state, tokens) PUT(route_state, quality) PUT(route_state, error) PUT(route_state, variance)
     PUT(route_state, bias)
     PUT(task_detector, tasks) PUT(task_detector, current) PUT(task_detector, stay)
-    PUT(task_detector, outcomes)
+    PUT(task_detector, outcomes) PUT(task_detector, spread)
     PUT(slow_header, version) PUT(slow_header, patterns) PUT(slow_header, fitted_ns)
     PUT(slow_header, rows) PUT(slow_header, consolidations)
+    PUT(lane_progress, records) PUT(lane_progress, trajectories)
+    PUT(lane_progress, journaled) PUT(lane_progress, settled)
+    PUT(reservoir_row, sequence) PUT(reservoir_row, time_ns)
 #undef PUT
     return offsets;
 }
@@ -262,6 +266,19 @@ static PyObject *add_route_function(PyObject *module, PyObject *args)
     return added < 0 ? NULL : PyBool_FromLong(added);
 }
 
+static PyObject *refit_bounds(PyObject *module, PyObject *args)
+{
+    unsigned long long number, reservoir;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "KK", &number, &reservoir)) return NULL;
+    if (number > MOST_REFITS || reservoir > LARGEST_RESERVOIR) {
+        PyErr_SetString(PyExc_ValueError, "there is no such refit");
+        return NULL;
+    }
+    return Py_BuildValue("KK", (unsigned long long)refit_begins_at(number),
+                         (unsigned long long)refit_installs_at(number, reservoir));
+}
+
 static PyObject *policy_names(void)
 {
     uint32_t count = 0;
@@ -289,6 +306,9 @@ static PyMethodDef functions[] = {
     {"add_route", (PyCFunction)add_route_function, METH_VARARGS,
      PyDoc_STR("add_route(block, geometry, name, cost, price, /)\n--\n\n"
                "Append a route to a first block; False if there is no room.")},
+    {"refit_bounds", (PyCFunction)refit_bounds, METH_VARARGS,
+     PyDoc_STR("refit_bounds(number, reservoir, /)\n--\n\n"
+               "Outcomes at which the refit of that number begins, and is installed.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -345,8 +365,14 @@ static int module_exec(PyObject *module)
     if (add_owned(module, "LEARNER_COUNTERS", counter_names()) < 0) return -1;
     if (add_owned(module, "POLICIES", policy_names()) < 0) return -1;
     if (PyModule_AddIntMacro(module, NAME_BYTES) < 0) return -1;
+    if (PyModule_AddIntConstant(module, "LANE_PROGRESS_BYTES", sizeof(struct lane_progress)) < 0)
+        return -1;
+    if (PyModule_AddIntConstant(module, "RESERVOIR_ROW_BYTES", sizeof(struct reservoir_row)) < 0)
+        return -1;
+    if (PyModule_AddIntMacro(module, ROUTE_ARRIVED) < 0) return -1;
     if (PyModule_AddIntMacro(module, LARGEST_ROUTES) < 0) return -1;
     if (PyModule_AddIntMacro(module, TASKS) < 0) return -1;
+    if (PyModule_AddIntMacro(module, TASK_MEANS) < 0) return -1;
     if (PyModule_AddIntMacro(module, PROJECTED) < 0) return -1;
     if (PyModule_AddIntMacro(module, EXPERTS) < 0) return -1;
     if (PyModule_AddIntMacro(module, ROUTE_ADD) < 0) return -1;
@@ -355,6 +381,7 @@ static int module_exec(PyObject *module)
     if (PyModule_AddIntMacro(module, ROUTE_ACTIVE) < 0) return -1;
     if (PyModule_AddIntConstant(module, "NO_ROUTE", NO_ROUTE) < 0) return -1;
     if (PyModule_AddIntConstant(module, "BANK_CELL_BYTES", sizeof(struct bank_cell)) < 0) return -1;
+    if (add_owned(module, "ROW_ABSENT", PyLong_FromUnsignedLongLong(ROW_ABSENT)) < 0) return -1;
     if (add_owned(module, "MAGIC", PyLong_FromUnsignedLongLong(SONA_MAGIC)) < 0) return -1;
     if (PyModule_AddIntMacro(module, SONA_LAYOUT_VERSION) < 0) return -1;
     if (PyModule_AddIntMacro(module, CELL_BUFFERS) < 0) return -1;

@@ -1,6 +1,7 @@
 /* Reader: what any attached process may do with the published weights.  Base class of Engine. */
 #include "decide.h"
 #include "python.h"
+#include "race.h"
 
 typedef struct {
     PyObject_HEAD
@@ -247,6 +248,49 @@ static PyObject *reader_patterns(Reader *self, PyObject *unused)
     return both;
 }
 
+PyDoc_STRVAR(rows_doc, "_rows($self, first, end, /)\n--\n\n"
+                       "Copies of the reservoir's rows [first, end), as a bytearray, without the\n"
+                       "oldest ones if a restored engine never had them; None: one is not there any\n"
+                       "more.");
+
+static const struct reservoir_row *row_at(const Reader *self, uint64_t position)
+{
+    const struct geometry *g = &self->geometry;
+    return (const struct reservoir_row *)((const uint8_t *)self->weights.buf + g->reservoir_offset +
+                                          position % g->reservoir_rows * g->reservoir_stride);
+}
+
+static int copy_row(const Reader *self, uint64_t position, uint8_t *copy)
+{
+    const struct reservoir_row *row = row_at(self, position);
+    if (load_acquire(&row->sequence) != position + 1) return 0;
+    racing_copy(copy, row, self->geometry.reservoir_stride);
+    atomic_thread_fence(memory_order_acquire);
+    return load_relaxed(&row->sequence) == position + 1;
+}
+
+static PyObject *reader_rows(Reader *self, PyObject *args)
+{
+    unsigned long long first, end;
+    if (!PyArg_ParseTuple(args, "KK", &first, &end) || !reader_open(self)) return NULL;
+    const struct geometry *g = &self->geometry;
+    if (first > end || end - first > g->reservoir_rows) {
+        PyErr_SetString(PyExc_ValueError, "the reservoir does not hold so many rows");
+        return NULL;
+    }
+    while (first < end && load_acquire(&row_at(self, first)->sequence) == ROW_ABSENT) first += 1;
+    const Py_ssize_t bytes = (Py_ssize_t)((end - first) * g->reservoir_stride);
+    PyObject *rows = PyByteArray_FromStringAndSize(NULL, bytes);
+    uint8_t *copy = rows ? (uint8_t *)PyByteArray_AS_STRING(rows) : NULL;
+    /* Oldest first: the learner overwrites them in this order, and more slowly. */
+    for (uint64_t i = first; rows && i < end; i++, copy += g->reservoir_stride) {
+        if (copy_row(self, i, copy)) continue;
+        Py_DECREF(rows);
+        Py_RETURN_NONE;
+    }
+    return rows;
+}
+
 PyDoc_STRVAR(version_doc, "_version($self, /)\n--\n\nThe number of the published version.");
 
 static PyObject *reader_version(Reader *self, PyObject *unused)
@@ -260,6 +304,7 @@ static PyMethodDef reader_methods[] = {
     {"apply", (PyCFunction)(void (*)(void))reader_apply, METH_FASTCALL | METH_KEYWORDS, apply_doc},
     {"_snapshot", (PyCFunction)reader_snapshot, METH_NOARGS, snapshot_doc},
     {"_patterns", (PyCFunction)reader_patterns, METH_NOARGS, patterns_doc},
+    {"_rows", (PyCFunction)reader_rows, METH_VARARGS, rows_doc},
     {"_version", (PyCFunction)reader_version, METH_NOARGS, version_doc},
     {"_release", (PyCFunction)reader_release, METH_NOARGS,
      PyDoc_STR("_release($self, /)\n--\n\nLet the weights segment go.")},

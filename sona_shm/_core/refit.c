@@ -11,8 +11,6 @@
 /* The first refit, doubling until the last number, then at equal distances. */
 #define FIRST_REFIT UINT64_C(32)
 #define LAST_DOUBLING UINT64_C(11)
-/* More than any engine lives to see; no product of them overflows. */
-#define MOST_REFITS (UINT64_C(1) << 40)
 
 uint64_t refit_begins_at(uint64_t number)
 {
@@ -78,6 +76,12 @@ void reservoir_append(struct learner *l, const float *x, const struct observatio
     store_release(&l->reservoir_filled, header->reservoir_position);
 }
 
+/* An engine that was restored into a larger reservoir does not have all the rows it has room for. */
+static int row_is_there(const struct reservoir_row *row)
+{
+    return load_relaxed(&row->sequence) != ROW_ABSENT;
+}
+
 /* Whether a row may be learned from: it lies where others could write. */
 static int row_is_sound(const struct learner *l, const struct reservoir_row *row)
 {
@@ -98,7 +102,7 @@ uint64_t refit_rows(const struct learner *l, float *embeddings)
     uint64_t count = 0;
     for (uint64_t i = first_row(l, end); i < end; i++) {
         const struct reservoir_row *row = row_at(l, i);
-        if (!row_is_sound(l, row)) continue;
+        if (!row_is_there(row) || !row_is_sound(l, row)) continue;
         memcpy(embeddings + count++ * n, row + 1, n * sizeof(float));
     }
     return count;
@@ -142,6 +146,7 @@ static void repeat_rows(const struct learner *l, struct refit *refit, uint64_t e
 {
     for (; refit->next < end; refit->next++) {
         const struct reservoir_row *row = row_at(l, refit->next);
+        if (!row_is_there(row)) continue;
         if (!row_is_sound(l, row)) {
             refit->corrupt += 1;
             continue;

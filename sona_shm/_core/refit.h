@@ -19,6 +19,9 @@ struct refit {
     uint64_t corrupt;         /* rows that cannot be */
 };
 
+/* More than any engine lives to see; no product of them overflows. */
+#define MOST_REFITS (UINT64_C(1) << 40)
+
 /* Outcomes learned when the refit of that number begins, and is installed. */
 uint64_t refit_begins_at(uint64_t number);
 uint64_t refit_installs_at(uint64_t number, uint64_t reservoir);

@@ -116,7 +116,7 @@ static void merge_states(const struct model *m, uint64_t into, uint64_t from, do
     }
     struct task_route *row = routes_of(state_of(m, into));
     const struct task_route *added = routes_of(state_of(m, from));
-    for (uint64_t k = 0; k < memory_of(m, from)->routes; k++) {
+    for (uint64_t k = 0; k < memory_of(m, from)->routes && k < m->geometry->routes; k++) {
         if (k >= memory_of(m, into)->routes) {
             row[k] = added[k];
             continue;
@@ -291,12 +291,19 @@ static void first_task(const struct model *m, const float *x)
     enter_task(m, 0, 1, x);
 }
 
+int tasks_are_sound(const struct model *m)
+{
+    const struct task_detector *d = model_detector(m);
+    if (d->tasks == 0) return 1;
+    return d->tasks <= m->geometry->tasks && d->current < d->tasks;
+}
+
 int tasks_observe(const struct model *m, const float *x)
 {
     struct task_detector *d = model_detector(m);
     if (m->geometry->tasks < 2) return 0;
     d->seen += 1;
-    if (d->seen == 1) {
+    if (d->tasks == 0) {
         first_task(m, x);
         return 0;
     }

@@ -16,4 +16,7 @@
  * begun: then the slow block has changed, too. */
 int tasks_observe(const struct model *model, const float *x);
 
+/* Whether what a block says of its tasks can be: these numbers are used as indices. */
+int tasks_are_sound(const struct model *model);
+
 #endif

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
-import os
-import signal
-import sys
-import threading
 from pathlib import Path
+from typing import Any
 
-from sona_shm.config import SonaConfig
+from sona_shm.checkpoint.format import Checkpoint
+from sona_shm.checkpoint.rotation import newest_valid
+from sona_shm.checkpoint.saver import CheckpointPlan, make_directory
+from sona_shm.cli import daemon
+from sona_shm.cli.arguments import seconds, whole_number
+from sona_shm.config import Route, SonaConfig
 from sona_shm.engine import Engine
-from sona_shm.errors import EngineExists
+from sona_shm.errors import ConfigError, EngineExists, EngineNotFound, EngineNotReady
 from sona_shm.learner import run as run_learner
 from sona_shm.loops.drain import LearnerOptions
 from sona_shm.loops.reward import load_reward
+
+logger = logging.getLogger("sona_shm.learner")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,15 +29,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="learn what an engine's workers record, until stopped",
         description="Learn what an engine's workers record. If another learner is at work, stand "
         "by and take over when it ends, however it ends. SIGTERM and SIGINT: learn what is "
-        "recorded, publish, end. Logs to standard error, at most one line a second.",
+        "recorded, publish, save, end. Logs to standard error, at most one line a second.",
     )
     parser.add_argument("name", metavar="NAME", help="name of the engine")
     parser.add_argument(
         "--create",
         metavar="FILE",
-        help="create the engine from this TOML or JSON configuration if it does not exist; one "
-        "that exists keeps its own configuration",
+        help="make the engine from this TOML or JSON configuration if it does not exist, from the "
+        "newest valid checkpoint if there is one; an engine that exists keeps its configuration",
     )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        type=Path,
+        help="save what was learned in this directory, and once more at an orderly end",
+    )
+    add_plan_arguments(parser)
     parser.add_argument(
         "--journal",
         metavar="DIR",
@@ -47,36 +57,89 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="reward of an outcome, a function of sona_shm.Outcome; default: quality minus price",
     )
     parser.add_argument("--until-stdin-closes", action="store_true", help=argparse.SUPPRESS)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """How often checkpoints are made and how many are kept."""
+    parser.add_argument(
+        "--every",
+        metavar="SECONDS",
+        type=seconds,
+        help="time between two checkpoints (300); none is made where nothing was learned",
+    )
+    parser.add_argument(
+        "--keep", metavar="N", type=whole_number(1), help="checkpoints that are kept (5)"
+    )
+
+
+def plan_of(options: argparse.Namespace, directory: Path) -> CheckpointPlan:
+    """The plan of a command line, with defaults for what was not given."""
+    default = CheckpointPlan(directory)
+    return CheckpointPlan(directory, options.every or default.every, options.keep or default.keep)
 
 
 def run(options: argparse.Namespace) -> int:
     """Be the learner until a signal, the end of standard input, or the engine's destruction."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr
-    )
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    if options.until_stdin_closes:
-        logging.getLogger().setLevel(logging.WARNING)
-        # Ctrl-C reaches the whole group; the parent says when to end.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
-    if options.create is not None:
-        config = SonaConfig.from_file(options.create)
-        with contextlib.suppress(EngineExists):
-            Engine.create(options.name, config).close()
+    if options.checkpoint is None and (options.every or options.keep):
+        options.usage_error("--every and --keep belong to --checkpoint DIR")
+    stop = daemon.begin(until_stdin_closes=options.until_stdin_closes)
+    plan = None
+    if options.checkpoint is not None:
+        plan = plan_of(options, options.checkpoint)
+        make_directory(plan.directory)
+    if options.create is not None and not _exists(options.name):
+        _make_engine(options.name, SonaConfig.from_file(options.create), plan)
     reward = None if options.reward is None else load_reward(options.reward)
-    run_learner(options.name, stop, LearnerOptions(options.journal, reward))
+    run_learner(options.name, stop, LearnerOptions(options.journal, reward), plan)
     return 0
 
 
-def _watch_stdin(stop: threading.Event) -> None:
-    """The parent holds the other end of this pipe and never writes: an end means it is gone.
+# ---- making the engine ----
 
-    Read without Python's buffers, whose lock this thread would hold at the end of the program.
+
+def _exists(name: str) -> bool:
+    try:
+        Engine.attach(name).close()
+    except (EngineNotFound, EngineNotReady):
+        return False
+    return True
+
+
+def _make_engine(name: str, config: SonaConfig, plan: CheckpointPlan | None) -> None:
+    """From the newest valid checkpoint, or anew; whoever else makes it meanwhile is as good."""
+    checkpoint = None if plan is None else newest_valid(plan.directory)
+    try:
+        if checkpoint is None:
+            Engine.create(name, config).close()
+            logger.info("created %s anew", name)
+            return
+        changes = _changes(checkpoint, config)
+        Engine.restore(name, checkpoint.path, changes=changes).close()
+        logger.info("restored %s from %s, %s", name, checkpoint.path, changes or "as it was")
+    except EngineExists:
+        logger.info("%s was made by another process", name)
+
+
+def _changes(checkpoint: Checkpoint, config: SonaConfig) -> dict[str, Any]:
+    """What the configuration says otherwise than the checkpoint.
+
+    Raises
+    ------
+    ConfigError
+        If the routes are neither those at creation nor those in service.
     """
-    while os.read(0, 1):
-        pass
-    stop.set()
+    state = checkpoint.state
+    in_service = tuple(Route(row.name, row.cost) for row in state.routes if row.active)
+    if config.routes not in (state.config.routes, in_service):
+        raise ConfigError(
+            f"the configuration has the routes {_listed(config.routes)}, the checkpoint "
+            f"{checkpoint.path} has {_listed(in_service)}; start with those, then use add_route, "
+            "retire_route and set_cost, or begin with an empty directory"
+        )
+    wanted, saved = config.to_mapping(), state.config.to_mapping()
+    return {key: value for key, value in wanted.items() if key != "routes" and value != saved[key]}
+
+
+def _listed(routes: Any) -> str:
+    return ", ".join(f"{route.name} ({route.cost:g})" for route in routes) or "none"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tomllib
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from sona_shm.cli.arguments import setting
 from sona_shm.config import SonaConfig
 from sona_shm.journal.reader import Journal, read_journal
 from sona_shm.replay import ReplayResult, replay, replay_config
@@ -36,23 +35,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        type=_setting,
+        type=setting,
         dest="settings",
         help="one setting of the configuration, such as policy=thompson; repeatable",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """A setting as TOML would have it; a bare word is a string."""
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
-    try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key, value
 
 
 def run(options: argparse.Namespace) -> int:

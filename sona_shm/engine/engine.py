@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
 from numpy.typing import ArrayLike
 
+from sona_shm.checkpoint.convert import changed_state
+from sona_shm.checkpoint.restore import restore_memory
+from sona_shm.checkpoint.rotation import load_checkpoint
 from sona_shm.config import SonaConfig
-from sona_shm.engine.routes import RouteChanges
+from sona_shm.engine.options import LearnerKind, learner_options
+from sona_shm.engine.saving import Saving
 from sona_shm.errors import ConfigError
 from sona_shm.learner import LearnerProcess, LearnerThread, start_learner
 from sona_shm.learning.lora import MicroLoRA
 from sona_shm.learning.reasoning_bank import LearnedPattern, ReasoningBank
 from sona_shm.loops.drain import LearnerOptions
-from sona_shm.loops.export import ExportSummary, export_version
 from sona_shm.loops.instant import create_engine_memory
 from sona_shm.loops.patterns import checked_query, published_bank
 from sona_shm.loops.reward import RewardFunction
@@ -25,8 +28,6 @@ from sona_shm.monitor.stats import EngineStats, collect
 from sona_shm.shm import fork
 from sona_shm.shm.life_cycle import DEFAULT_TIMEOUT, attach_memory, destroy_memory
 from sona_shm.shm.memory import EngineMemory
-
-LearnerKind = Literal["inline", "thread", "process"]
 
 
 def _shut_down(memory: EngineMemory, learners: list[LearnerThread | LearnerProcess]) -> None:
@@ -48,12 +49,12 @@ def _weak_release(engine: Engine) -> Callable[[], None]:
     return release
 
 
-class Engine(RouteChanges):
+class Engine(Saving):
     """One process's end of an engine: routes, adapts, records, gives feedback.
 
-    Made by `Engine.create` or `Engine.attach`.  Any process may attach by name; segments outlive
-    processes until `Engine.destroy`.  After ``os.fork`` the child takes a lane of its own at
-    first use.
+    Made by `Engine.create`, `Engine.attach` or `Engine.restore`.  Any process may attach by name;
+    segments outlive processes until `Engine.destroy`.  After ``os.fork`` the child takes a lane of
+    its own at first use.
 
     Attributes
     ----------
@@ -148,7 +149,7 @@ class Engine(RouteChanges):
 to it to go on learning, or pass replace=True to start anew
         >>> engine.close(); sona.Engine.destroy("doc-create")
         """
-        options = _learner_options(learner, journal, reward)
+        options = learner_options(learner, journal, reward)
         if not isinstance(config, SonaConfig):
             raise ConfigError(f"config is {config!r}, expected a SonaConfig")
         memory = create_engine_memory(name, config, replace=replace, adapter=adapter)
@@ -196,8 +197,73 @@ to it to go on learning, or pass replace=True to start anew
         True
         >>> first.close(); second.close(); sona.Engine.destroy("doc-attach")
         """
-        options = _learner_options(learner, journal, reward)
+        options = learner_options(learner, journal, reward)
         return cls._over(attach_memory(name, timeout), learner, options)
+
+    @classmethod
+    def restore(
+        cls,
+        name: str,
+        path: str | os.PathLike[str],
+        learner: LearnerKind | None = None,
+        *,
+        changes: Mapping[str, Any] | None = None,
+        replace: bool = False,
+        journal: str | os.PathLike[str] | None = None,
+        reward: RewardFunction | None = None,
+    ) -> Engine:
+        """Make a new engine that knows what a checkpoint holds, and attach to it.
+
+        Everything is checked before anything is made.  Weights, optimiser, bank, routes, counters
+        and version are those of the checkpoint, bit for bit.  Lanes are new: feedback to decisions
+        of the former engine is counted as `feedback_unknown`.
+
+        Parameters
+        ----------
+        name : str
+            Of the new engine.
+        path : path
+            A file, or a directory of them: its newest valid one is taken, and why newer ones are
+            refused is logged.
+        learner : {None, "inline", "thread", "process"}
+            As in `create`.
+        changes : mapping of str to value, optional
+            Settings of `SonaConfig` that the new engine has otherwise; docs/operations.md says
+            what each keeps.  Not ``routes``: change those of the running engine.
+        replace : bool
+            Take the place of an engine of that name that nobody uses.
+        journal, reward
+            As in `create`.
+
+        Raises
+        ------
+        CheckpointError
+            With the reason; nothing was made, and an engine of that name is untouched.
+        EngineExists, SharedMemoryTooSmall, ConfigError
+            As in `create`.
+
+        Examples
+        --------
+        >>> import tempfile, sona_shm as sona
+        >>> file = Path(tempfile.mkdtemp()) / "saved.safetensors"
+        >>> config = sona.SonaConfig(hidden_dim=2, routes=[sona.Route("a"), sona.Route("b")])
+        >>> with sona.Engine.create("doc-restore", config, learner="inline") as engine:
+        ...     _ = engine.feedback(engine.route([1.0, 0.0]).id, quality=0.9)
+        ...     _ = engine.save(file)
+        >>> changes = {"max_workers": 32}
+        >>> with sona.Engine.restore("doc-restore", file, changes=changes, replace=True) as engine:
+        ...     engine.stats().counters.outcomes_learned, engine.config.max_workers
+        (1, 32)
+        >>> sona.Engine.destroy("doc-restore")
+        """
+        options = learner_options(learner, journal, reward)
+        state = changed_state(load_checkpoint(Path(path)).state, changes or {})
+        memory = restore_memory(name, state, replace=replace)
+        try:
+            return cls._over(memory, learner, options)
+        except BaseException:
+            destroy_memory(name)
+            raise
 
     @classmethod
     def _over(
@@ -326,59 +392,3 @@ to it to go on learning, or pass replace=True to start anew
         >>> sona.Engine.destroy("doc-stats")
         """
         return collect(self._memory, *self._patterns())
-
-    def export(self, directory: str | os.PathLike[str]) -> ExportSummary:
-        """Write what one published version has learned into files for other programs.
-
-        ``micro_lora/`` and ``base_lora/`` hold the two adapters as PEFT loads them (`read_peft`),
-        ``patterns.jsonl`` the patterns (`read_patterns`), and ``preferences.jsonl`` which route
-        was clearly better than which other one in each of them (`read_preferences`);
-        docs/export.md describes them.  Only reads, needs no learner, and stops nobody.
-
-        Parameters
-        ----------
-        directory : path
-            Of what does not exist yet; it appears whole or not at all.
-
-        Returns
-        -------
-        ExportSummary
-
-        Raises
-        ------
-        ExportError
-            If the directory exists or cannot be written.
-        NonFiniteError
-            If what is published is not finite.
-
-        Examples
-        --------
-        >>> import pathlib, sona_shm as sona, tempfile
-        >>> directory = pathlib.Path(tempfile.mkdtemp(), "export")
-        >>> with sona.Engine.create("doc-export", sona.SonaConfig(hidden_dim=2)) as engine:
-        ...     engine.export(directory)
-        ExportSummary(version=0, patterns=0, preferences=0)
-        >>> sona.read_peft(directory / "micro_lora").rank
-        2
-        >>> sona.Engine.destroy("doc-export")
-        """
-        return export_version(directory, *self._patterns(), self._memory.geometry)
-
-
-def _learner_options(
-    learner: LearnerKind | None,
-    journal: str | os.PathLike[str] | None,
-    reward: RewardFunction | None,
-) -> LearnerOptions:
-    if learner is not None and learner not in get_args(LearnerKind):
-        raise ConfigError(
-            f"learner is {learner!r}, expected None, {', '.join(map(repr, get_args(LearnerKind)))}"
-        )
-    if learner is None and (journal is not None or reward is not None):
-        raise ConfigError(
-            "journal and reward belong to a learner, and learner is None; give them to the "
-            "process that learns, such as: sona learner NAME --journal DIR"
-        )
-    if reward is not None and not callable(reward):
-        raise ConfigError(f"reward is {reward!r}, expected a function of an Outcome")
-    return LearnerOptions(None if journal is None else Path(journal), reward)

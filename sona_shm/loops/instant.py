@@ -26,7 +26,7 @@ from sona_shm.loops.metrics import InstantLoopMetrics
 from sona_shm.loops.route_table import RouteTable
 from sona_shm.shm import fork
 from sona_shm.shm.layout import OFFSETS
-from sona_shm.shm.life_cycle import create_memory, destroy_memory
+from sona_shm.shm.life_cycle import Contents, create_memory, destroy_memory
 from sona_shm.shm.memory import EngineMemory
 from sona_shm.shm.waiting import wait_until
 from sona_shm.trajectory import QueryTrajectory
@@ -40,8 +40,10 @@ def create_engine_memory(
 ) -> EngineMemory:
     """The shared memory of a new engine, with its first weights published."""
     packed: bytes = msgpack.packb(config.to_mapping())
-    fast, slow = first_block(config), first_slow_block(config, adapter)
-    return create_memory(name, config.geometry(), packed, fast, slow, replace=replace)
+    contents = Contents(
+        config=packed, fast=first_block(config), slow=first_slow_block(config, adapter)
+    )
+    return create_memory(name, config.geometry(), contents, replace=replace)
 
 
 def config_of(memory: EngineMemory) -> SonaConfig:

@@ -17,7 +17,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from sona_shm import _core
 from sona_shm.errors import (
@@ -91,14 +91,40 @@ def _is_half_made(names: Names) -> bool:
 # ---- create and destroy ----
 
 
+class Contents(NamedTuple):
+    """What the memory of an engine begins with.
+
+    Attributes
+    ----------
+    config : bytes
+        The configuration as every attacher will read it.
+    fast : bytes, length ``sizes()["snapshot_bytes"]``
+        What is published as `version`.
+    slow : bytes
+        The slow block of `slow_version`, which the fast one names; empty is all bytes zero.
+    version, slow_version : int
+    rows : bytes
+        The reservoir's ring; empty is all bytes zero.
+    trajectories, feedbacks, decisions, dropped : int
+        What former lives of this engine have recorded, for its books.
+    next_trajectory_id : int
+    """
+
+    config: bytes
+    fast: bytes
+    slow: bytes = b""
+    version: int = 0
+    slow_version: int = 0
+    rows: bytes = b""
+    trajectories: int = 0
+    feedbacks: int = 0
+    decisions: int = 0
+    dropped: int = 0
+    next_trajectory_id: int = 1
+
+
 def create_memory(
-    engine: str,
-    geometry: Geometry,
-    config: bytes,
-    first_block: bytes,
-    first_slow_block: bytes,
-    *,
-    replace: bool = False,
+    engine: str, geometry: Geometry, contents: Contents, *, replace: bool = False
 ) -> EngineMemory:
     """Make the segments of a new engine and map them.
 
@@ -106,12 +132,8 @@ def create_memory(
     ----------
     engine : str
     geometry : Geometry
-    config : bytes
-        The configuration as every attacher will read it.
-    first_block : bytes, length ``sizes()["snapshot_bytes"]``
-        What is published as version 0.
-    first_slow_block : bytes, length ``sizes()["slow_bytes"]``
-        The same of the slow cell.
+    contents : Contents
+        What it begins with; nothing of it is seen before all of it is there.
     replace : bool
         Whether an engine of that name that nobody uses may be replaced.
 
@@ -121,15 +143,15 @@ def create_memory(
         Nothing is left behind.
     """
     names = names_of(engine)
-    if len(config) > geometry.sizes()["config_capacity"]:
+    if len(contents.config) > geometry.sizes()["config_capacity"]:
         raise ConfigError(
-            f"the configuration takes {len(config)} bytes, expected at most "
+            f"the configuration takes {len(contents.config)} bytes, expected at most "
             f"{geometry.sizes()['config_capacity']}; use fewer or shorter route names"
         )
     with LifecycleLock(names, DEFAULT_TIMEOUT):
         _make_way(names, replace)
         try:
-            _build(names, geometry, config, first_block, first_slow_block)
+            _build(names, geometry, contents)
             return EngineMemory(names)
         except BaseException:
             _unlink_all(names)
@@ -186,28 +208,53 @@ def _new_segment(
         segment.close()
 
 
-def _build(
-    names: Names, geometry: Geometry, config: bytes, first_block: bytes, first_slow_block: bytes
-) -> None:
+def _build(names: Names, geometry: Geometry, contents: Contents) -> None:
     sizes = geometry.sizes()
     creation_id = secrets.randbits(63)
+    config = contents.config
     with _new_segment(names.control, "control", sizes["control_bytes"], creation_id) as made:
         control, words = made
         for i, value in enumerate(geometry):
             words.store(OFFSETS["control_header.hidden_dim"] + 8 * i, value)
-        words.store(OFFSETS["control_header.next_trajectory_id"], 1)
+        words.store(OFFSETS["control_header.next_trajectory_id"], contents.next_trajectory_id)
         words.store(OFFSETS["control_header.config_length"], len(config))
         words.store(OFFSETS["control_header.config_checksum"], config_checksum(geometry, config))
         start = sizes["config_offset"]
         control[start : start + len(config)] = config
-        with _new_segment(names.ring, "ring", sizes["ring_bytes"], creation_id):
-            pass  # all lanes empty is all bytes zero
+        with _new_segment(names.ring, "ring", sizes["ring_bytes"], creation_id) as made:
+            _fill_first_lane(made[1], sizes, contents)
         with _new_segment(names.weights, "weights", sizes["weights_bytes"], creation_id) as made:
-            for cell, block in (("", first_block), ("slow_", first_slow_block)):
-                start = sizes[f"{cell}buffers_offset"]
-                made[0][start : start + len(block)] = block
+            _fill_cell(*made, sizes, "", contents.version, contents.fast)
+            _fill_cell(*made, sizes, "slow_", contents.slow_version, contents.slow)
+            start = sizes["reservoir_offset"]
+            made[0][start : start + len(contents.rows)] = contents.rows
         Bell(names, create=True).release()
         words.store(READY, 1)
+
+
+def _fill_first_lane(words: _core.Words, sizes: dict[str, int], contents: Contents) -> None:
+    """All lanes empty is all bytes zero; the first has also counted what former lives recorded."""
+    for count in ("trajectories", "feedbacks", "decisions", "dropped"):
+        for field in (count, f"base_{count}"):
+            at = sizes["lanes_offset"] + OFFSETS[f"lane_header.{field}"]
+            words.store(at, getattr(contents, count))
+    at = sizes["lanes_offset"] + OFFSETS["lane_header.released_trajectories"]
+    words.store(at, contents.trajectories)
+
+
+def _fill_cell(
+    segment: memoryview,
+    words: _core.Words,
+    sizes: dict[str, int],
+    cell: str,
+    version: int,
+    block: bytes,
+) -> None:
+    start = sizes[f"{cell}buffers_offset"]
+    start += version % _core.CELL_BUFFERS * sizes[f"{cell}buffer_stride"]
+    segment[start : start + len(block)] = block
+    for word in ("begun", "version"):
+        words.store(sizes[f"{cell}cell_offset"] + OFFSETS[f"cell_header.{word}"], version)
 
 
 def _unlink_all(names: Names) -> bool:

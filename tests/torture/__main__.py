@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 
 from tests.torture.bit_equal import compare_killed_with_unkilled
+from tests.torture.checkpoints import kill_while_saving
+from tests.torture.corruptions import corrupt_files
 from tests.torture.kills import kill_learners, kill_workers
 from tests.torture.mixed_versions import read_against_tight_writer
 from tests.torture.processes import Report
@@ -26,6 +28,8 @@ def scenarios(quick: bool) -> list[Callable[[str, int], Report]]:
         lambda name, seed: compare_killed_with_unkilled(
             name, seed, kills=60 // part, update_rule="reference"
         ),
+        lambda name, seed: kill_while_saving(name, seed, kills=200 // part),
+        lambda name, seed: corrupt_files(name, seed, corruptions=10_000 // part),
         lambda name, seed: read_against_tight_writer(
             name, seed, reads=1_000_000 // part, writer_kills=20 // part
         ),

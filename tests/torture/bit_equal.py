@@ -22,7 +22,8 @@ from tests.torture.processes import (
 )
 
 
-def _config(update_rule: str) -> sona.SonaConfig:
+def fixed_config(update_rule: str) -> sona.SonaConfig:
+    """One lane, and choices that depend on nothing but their number."""
     return sona.SonaConfig(
         hidden_dim=HIDDEN,
         routes=ROUTES,
@@ -39,16 +40,23 @@ def _config(update_rule: str) -> sona.SonaConfig:
     )
 
 
-class _Recorder:
-    """The same records in the same order for every engine; waits where the lane is full."""
+class Recorder:
+    """The same records in the same order for every engine; waits where the lane is full.
 
-    def __init__(self, engine: sona.Engine, seed: int) -> None:
+    After each it calls `after`.
+    """
+
+    def __init__(
+        self, engine: sona.Engine, seed: int, after: Callable[[], object] = lambda: None
+    ) -> None:
         self._engine = engine
+        self._after = after
         self._rng = np.random.default_rng(seed)
 
     def _put(self, record: Callable[[], bool]) -> None:
         if not wait_until(record, PATIENCE):
             raise TimeoutError("the lane stays full")
+        self._after()
 
     def one(self) -> None:
         """A trajectory of 1 or 3 steps, or a routed request with one or two feedbacks."""
@@ -70,10 +78,10 @@ class _Recorder:
             self._put(lambda: engine.feedback(decision.id, quality))
 
 
-def _record_all(name: str, seed: int, records: int) -> None:
+def record_all(name: str, seed: int, records: int) -> None:
     """Body of the only worker."""
     with sona.Engine.attach(name) as engine:
-        recorder = _Recorder(engine, seed)
+        recorder = Recorder(engine, seed)
         for _ in range(records):
             recorder.one()
 
@@ -122,8 +130,8 @@ def _run(
     name: str, seed: int, update_rule: str, records: int, moments: np.random.Generator | None
 ) -> tuple[bytes, dict[str, int], int]:
     """Block, counters and kills; without `moments` the one learner lives."""
-    engine = sona.Engine.create(name, _config(update_rule))
-    children = [Child(_record_all, name, seed, records)]
+    engine = sona.Engine.create(name, fixed_config(update_rule))
+    children = [Child(record_all, name, seed, records)]
     kills = 0
     try:
         if moments is None:

@@ -1,0 +1,1 @@
+"""What an engine has learned, as a file: taken, checked, restored, resized."""

@@ -1,0 +1,61 @@
+"""Another rank for an adapter that does the same."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sona_shm.learning.lora import initial_down_projection
+
+
+def changed_rank(
+    a: NDArray[np.float32], b: NDArray[np.float32], rank: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Factors of the given rank for the function ``x + (x aᵀ) b / √rank`` of these.
+
+    A higher rank adds rows that begin as those of a new adapter do, so the function stays.  A
+    lower one keeps the largest singular values.
+
+    Parameters
+    ----------
+    a, b : numpy.ndarray of float32, shape (rank, hidden_dim)
+    rank : int
+
+    Returns
+    -------
+    tuple of numpy.ndarray of float32, shape (rank, hidden_dim)
+
+    Examples
+    --------
+    >>> a, b = np.eye(2, 3, dtype="f4"), np.ones((2, 3), "f4")
+    >>> wide, deep = changed_rank(a, b, 3)
+    >>> bool(np.allclose(wide.T @ deep / 3**0.5, a.T @ b / 2**0.5))
+    True
+    """
+    old, hidden_dim = a.shape
+    if rank == old:
+        return a, b
+    new_a = initial_down_projection(rank, hidden_dim)
+    new_b = np.zeros_like(new_a)
+    if rank > old:
+        new_a[:old] = a
+        new_b[:old] = b * np.float32(np.sqrt(rank / old))
+        return new_a, new_b
+    left, values, right = _singular_values(a.astype(np.float64) / np.sqrt(old), b)
+    # A row of A learns at the pace of its length: the new ones are as long as the old ones.
+    length = float(np.sqrt(np.mean(np.sum(a.astype(np.float64) ** 2, axis=1))))
+    for i in range(min(rank, len(values))):
+        if values[i] > 0.0 and length > 0.0:
+            new_a[i] = left[i] * length
+            new_b[i] = right[i] * (values[i] * np.sqrt(rank) / length)
+    return new_a, new_b
+
+
+def _singular_values(
+    a: NDArray[np.float64], b: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Rows of left vectors, values and rows of right vectors of ``aᵀ b``, without forming it."""
+    q_a, r_a = np.linalg.qr(a.T)
+    q_b, r_b = np.linalg.qr(b.astype(np.float64).T)
+    u, values, v = np.linalg.svd(r_a @ r_b.T)
+    return (q_a @ u).T, values, v @ q_b.T

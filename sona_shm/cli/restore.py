@@ -1,0 +1,73 @@
+"""``sona restore NAME PATH``: an engine from a checkpoint, as it was or with other settings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sona_shm.checkpoint.rotation import load_checkpoint
+from sona_shm.cli.arguments import setting
+from sona_shm.engine import Engine
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "restore",
+        help="make an engine from a checkpoint, also with another size",
+        description="Make an engine from a checkpoint: a file, or the newest valid one of a "
+        "directory. Everything is checked before anything is made. With --set, the new engine has "
+        "other capacities, ranks or settings; docs/operations.md says what each keeps.",
+    )
+    parser.add_argument("name", metavar="NAME", help="name of the new engine")
+    parser.add_argument("path", metavar="PATH", type=Path, help="file or directory")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        type=setting,
+        dest="settings",
+        help="one setting of the configuration, such as max_workers=64; repeatable",
+    )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="take the place of an engine of that name that nobody uses",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Restore and say what."""
+    logging.basicConfig(format="sona: %(message)s", stream=sys.stderr)
+    checkpoint = load_checkpoint(options.path)
+    changes = dict(options.settings)
+    with Engine.restore(
+        options.name, checkpoint.path, changes=changes, replace=options.replace
+    ) as engine:
+        stats = engine.stats()
+    taken = datetime.fromtimestamp(checkpoint.time_ns / 1e9, UTC).isoformat(timespec="seconds")
+    about = {
+        "name": options.name,
+        "path": str(checkpoint.path),
+        "engine": checkpoint.engine,
+        "taken": taken,
+        "version": stats.version,
+        "outcomes_learned": stats.counters.outcomes_learned,
+        "trajectories_processed": stats.counters.trajectories_processed,
+        "changes": changes,
+    }
+    if options.json:
+        print(json.dumps(about))
+    else:
+        print(
+            f"restored {options.name} from {checkpoint.path}: version {stats.version} of "
+            f"{checkpoint.engine}, {stats.counters.outcomes_learned:,} outcomes, taken {taken}"
+        )
+    return 0
