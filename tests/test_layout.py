@@ -164,6 +164,9 @@ def test_blocks_of_the_snapshot_do_not_overlap(rng: np.random.Generator) -> None
             "reference_sum": row,
             "lane_progress": 48 * g.max_workers,
             "pattern_uses": 16 * g.patterns,
+            "task_detector": 256,
+            "task_means": _core.TASK_MEANS * row,
+            "task_lags": 2 * sizes["task_state_bytes"],
             "routes_offset": g.routes * sizes["route_stride"],
         }
         assert_apart(sizes, taken, start=512, end=sizes["snapshot_bytes"])
@@ -197,6 +200,9 @@ def test_parts_of_the_slow_block_do_not_overlap(rng: np.random.Generator) -> Non
             "slow_sizes": 8 * g.patterns,
             "slow_base_a": g.base_rank * row,
             "slow_base_b": g.base_rank * row,
+            "slow_tasks": g.tasks * sizes["task_stride"],
+            "slow_anchors": g.routes * sizes["anchor_stride"],
+            "slow_begun": g.routes * sizes["begun_stride"],
         }
         assert_apart(sizes, taken, start=64, end=sizes["slow_bytes"])
 

@@ -33,7 +33,6 @@ static struct anchor task_anchor(const struct model *m, uint64_t task, uint64_t 
                             route * g->anchor_stride);
 }
 
-/* A route as it was when the current task was entered. */
 struct begun {
     uint64_t *outcomes;
     float *squared;
@@ -42,8 +41,9 @@ struct begun {
 static struct begun begun_of(const struct model *m, uint64_t route)
 {
     const struct geometry *g = m->geometry;
-    uint8_t *part = m->slow + g->slow_begun + route * g->begun_stride;
-    const struct begun begun = {(uint64_t *)part, (float *)(part + sizeof(uint64_t))};
+    struct begun_header *header =
+        (struct begun_header *)(m->slow + g->slow_begun + route * g->begun_stride);
+    const struct begun begun = {&header->outcomes, (float *)(header + 1)};
     return begun;
 }
 

@@ -79,7 +79,7 @@ static void place_slow(struct geometry *g)
     g->task_stride = g->task_heads + g->routes * g->anchor_stride;
     g->slow_tasks = place(&cursor, g->tasks * g->task_stride);
     g->slow_anchors = place(&cursor, g->routes * g->anchor_stride);
-    g->begun_stride = round_up(sizeof(uint64_t) + row, CACHE_LINE);
+    g->begun_stride = round_up(sizeof(struct begun_header) + row, CACHE_LINE);
     g->slow_begun = place(&cursor, g->routes * g->begun_stride);
     g->slow_bytes = cursor;
 }

@@ -436,6 +436,14 @@ struct anchor_header {
 };
 _Static_assert(sizeof(struct anchor_header) == CACHE_LINE, "one line");
 
+/* A route as it was when the current task was entered, in the slow block; its sums of squared
+ * gradients f32[hidden_dim] follow. */
+struct begun_header {
+    uint64_t outcomes;
+    uint64_t unused[7];
+};
+_Static_assert(sizeof(struct begun_header) == CACHE_LINE, "one line");
+
 /* What one pattern has seen of one route, discounted. */
 struct bank_cell {
     float weight, sum, squares, unused;

@@ -166,8 +166,8 @@ def _of_tasks(geometry: Geometry, routes: int) -> list[Section]:
         of_tasks("heads", heads + _LINE, _F32, routes, 2, n, strides=(anchor,)),
         of_routes("anchor_outcomes", anchors, _F64, anchor, _WORDS),
         of_routes("anchor_heads", anchors + _LINE, _F32, anchor, 2, n),
-        of_routes("begun_outcomes", begun, _U64, s["begun_stride"]),
-        of_routes("begun_squared", begun + 8, _F32, s["begun_stride"], n),
+        of_routes("begun_outcomes", begun, _U64, s["begun_stride"], _WORDS),
+        of_routes("begun_squared", begun + _LINE, _F32, s["begun_stride"], n),
     ]
 
 
