@@ -142,6 +142,14 @@ def test_a_new_adapter_can_still_learn_with_a_lower_rank() -> None:
     assert np.linalg.matrix_rank(a) == 2
 
 
+@pytest.mark.parametrize("rank", [2, 9])
+def test_an_adapter_of_zeros_stays_one(rank: int) -> None:
+    unused = np.zeros((4, 6), "f4")
+    for factor in changed_rank(unused, unused, rank):
+        assert factor.shape == (rank, 6)
+        assert not factor.any()
+
+
 def test_fewer_patterns_than_are_in_use(
     engine: sona.Engine, rng: np.random.Generator, tmp_path: Path
 ) -> None:

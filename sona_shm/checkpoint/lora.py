@@ -14,7 +14,8 @@ def changed_rank(
     """Factors of the given rank for the function ``x + (x aᵀ) b / √rank`` of these.
 
     A higher rank adds rows that begin as those of a new adapter do, so the function stays.  A
-    lower one keeps the largest singular values.
+    lower one keeps the largest singular values.  An adapter that was never used, all zeros, stays
+    so.
 
     Parameters
     ----------
@@ -37,6 +38,8 @@ def changed_rank(
         return a, b
     new_a = initial_down_projection(rank, hidden_dim)
     new_b = np.zeros_like(new_a)
+    if not a.any() and not b.any():
+        return new_b.copy(), new_b
     if rank > old:
         new_a[:old] = a
         new_b[:old] = b * np.float32(np.sqrt(rank / old))
