@@ -15,7 +15,7 @@ from typing import Final
 
 from sona_shm.errors import NotTheLearner, SonaError
 from sona_shm.loops.drain import DrainLoop, LearnerOptions
-from sona_shm.loops.instant import config_of
+from sona_shm.loops.engine_memory import config_of
 from sona_shm.loops.reward import reward_path
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.life_cycle import attach_memory

@@ -20,10 +20,6 @@ struct observation {
     float reward;  /* filled when it was learned */
 };
 
-/* Learned targets are quality, or a reward with the price added back, within these bounds. */
-#define LEAST_TARGET -1.0f
-#define LARGEST_TARGET 1.0f
-
 struct learner_options {
     float adapter_rate;
     struct learning_rates rates; /* for routed outcomes */

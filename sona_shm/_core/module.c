@@ -26,7 +26,8 @@ static PyObject *geometry_sizes(PyObject *module, PyObject *tuple)
     PyObject *sizes = PyDict_New();
 #define PUT(field)                                                                                 \
     if (sizes && put_number(sizes, #field, g.field) < 0) Py_CLEAR(sizes);
-    PUT(owners_offset) PUT(config_offset) PUT(config_capacity) PUT(control_bytes)
+    PUT(owners_offset) PUT(config_offset) PUT(config_capacity) PUT(result_offset)
+    PUT(result_capacity) PUT(control_bytes)
     PUT(lanes_offset) PUT(lane_stride) PUT(lane_ring_offset) PUT(lane_slots_offset)
     PUT(lane_marks_offset) PUT(slot_bytes) PUT(slot_embedding) PUT(allowed_words) PUT(ring_bytes)
     PUT(cell_offset) PUT(buffers_offset) PUT(buffer_stride)
@@ -56,6 +57,7 @@ static PyObject *layout_offsets(void)
     PUT(control_header, learner_sleeping) PUT(control_header, flush_served)
     PUT(control_header, learner_pid) PUT(control_header, learner_since_ns)
     PUT(control_header, published_ns) PUT(control_header, learner_terms)
+    PUT(control_header, learn_requested) PUT(control_header, learn_served)
     PUT(lane_owner, pid) PUT(lane_owner, since_ns) PUT(lane_owner, generation)
     PUT(lane_owner, label)
     PUT(lane_header, head) PUT(lane_header, intent) PUT(lane_header, trajectories) PUT(lane_header, feedbacks)
@@ -75,7 +77,7 @@ static PyObject *layout_offsets(void)
     PUT(route_state, outcomes) PUT(route_state, reward_mean) PUT(route_state, latency_ms)
     PUT(route_state, tokens) PUT(route_state, quality) PUT(route_state, bias)
     PUT(slow_header, version) PUT(slow_header, patterns) PUT(slow_header, fitted_ns)
-    PUT(slow_header, rows)
+    PUT(slow_header, rows) PUT(slow_header, consolidations) PUT(slow_header, learned_signals)
 #undef PUT
     return offsets;
 }
@@ -158,8 +160,11 @@ static PyObject *direction_function(PyObject *module, PyObject *const *args, Py_
         return NULL;
     PyObject *result = NULL;
     if (float_argument_row(&direction, args[3], "direction", (uint64_t)m.a.columns) == 0) {
-        const struct adapter adapter = {m.a.data, m.b.data, (size_t)m.a.rows, (size_t)m.a.columns,
-                                        (float)rate};
+        const struct adapter adapter = {.a = m.a.data,
+                                        .b = m.b.data,
+                                        .rank = (size_t)m.a.rows,
+                                        .n = (size_t)m.a.columns,
+                                        .rate = (float)rate};
         result = PyBool_FromLong(
             learn_direction(&adapter, m.x.data, direction.data, (float)target));
         float_argument_release(&direction);
@@ -348,6 +353,8 @@ static int module_exec(PyObject *module)
     if (PyModule_AddIntMacro(module, ROUTE_ACTIVE) < 0) return -1;
     if (PyModule_AddIntConstant(module, "NO_ROUTE", NO_ROUTE) < 0) return -1;
     if (PyModule_AddIntConstant(module, "BANK_CELL_BYTES", sizeof(struct bank_cell)) < 0) return -1;
+    if (PyModule_AddIntConstant(module, "RESERVOIR_ROW_BYTES", sizeof(struct reservoir_row)) < 0)
+        return -1;
     if (add_owned(module, "MAGIC", PyLong_FromUnsignedLongLong(SONA_MAGIC)) < 0) return -1;
     if (PyModule_AddIntMacro(module, SONA_LAYOUT_VERSION) < 0) return -1;
     if (PyModule_AddIntMacro(module, CELL_BUFFERS) < 0) return -1;

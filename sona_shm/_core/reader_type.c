@@ -1,6 +1,7 @@
 /* Reader: what any attached process may do with the published weights.  Base class of Engine. */
 #include "decide.h"
 #include "python.h"
+#include "reservoir.h"
 
 typedef struct {
     PyObject_HEAD
@@ -21,7 +22,7 @@ static int reader_init(Reader *self, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO", keywords, &weights, &geometry)) return -1;
     if (geometry_argument(geometry, &self->geometry) < 0) return -1;
     const struct geometry *g = &self->geometry;
-    self->scratch = PyMem_Malloc(2 * g->rank * g->hidden_dim * sizeof(float));
+    self->scratch = PyMem_Malloc(2 * (g->rank + g->base_rank) * g->hidden_dim * sizeof(float));
     if (!self->scratch) return PyErr_NoMemory(), -1;
     uint8_t *base = segment_hold(&self->weights, weights, g->weights_bytes, "weights");
     if (!base) return -1;
@@ -117,7 +118,7 @@ static int apply_arrays(Reader *self, const struct float_argument *x, float *out
         from = memcpy(copy, from, count * sizeof(float));
     }
     const enum apply_status status =
-        cell_apply(&self->cell, &self->geometry, from, out, rows, self->scratch);
+        cell_apply(&self->cell, &self->slow, &self->geometry, from, out, rows, self->scratch);
     PyMem_Free(copy);
     if (status == APPLY_DISTURBED) disturbed();
     if (status == APPLY_NOT_FINITE)
@@ -149,9 +150,10 @@ static PyObject *apply_into(Reader *self, struct float_argument *x, PyObject *ou
 
 PyDoc_STRVAR(apply_doc,
 "apply($self, /, x, out=None)\n--\n\n"
-"Adapt embeddings with the MicroLoRA that is published at this moment.\n\n"
-"Computes ``h = x + (x @ A.T) @ B / sqrt(rank)`` without a lock and always from one version of\n"
-"the weights, also for a batch.  This is the hot path: with a contiguous float32 ``x`` and\n"
+"Adapt embeddings with the adapters that are published at this moment.\n\n"
+"Computes ``h = x + (x @ A.T) @ B / sqrt(rank)`` with A and B of the MicroLoRA, plus the same\n"
+"term of the BaseLoRA once Loop B has consolidated; without a lock and always from one version\n"
+"of the weights, also for a batch.  This is the hot path: with a contiguous float32 ``x`` and\n"
 "``out`` nothing is allocated.\n\n"
 "Parameters\n----------\n"
 "x : array of float32, shape (hidden_dim,) or (n, hidden_dim)\n"
@@ -247,6 +249,29 @@ static PyObject *reader_patterns(Reader *self, PyObject *unused)
     return both;
 }
 
+PyDoc_STRVAR(reservoir_doc, "_reservoir($self, begin, end, /)\n--\n\n"
+                            "The sound rows of these positions, one behind the other: a struct\n"
+                            "reservoir_row and its embedding each.");
+
+static PyObject *reader_reservoir(Reader *self, PyObject *args)
+{
+    const struct geometry *g = &self->geometry;
+    unsigned long long begin, end;
+    if (!PyArg_ParseTuple(args, "KK", &begin, &end) || !reader_open(self)) return NULL;
+    if (begin > end || end - begin > g->reservoir_rows) {
+        PyErr_Format(PyExc_ValueError, "rows %llu to %llu of a reservoir of %llu", begin, end,
+                     (unsigned long long)g->reservoir_rows);
+        return NULL;
+    }
+    const Py_ssize_t row = (Py_ssize_t)reservoir_row_bytes(g);
+    PyObject *rows = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(end - begin) * row);
+    if (!rows) return NULL;
+    const uint64_t count = reservoir_copy(g, (uint8_t *)self->weights.buf + g->reservoir_offset,
+                                          begin, end, (uint8_t *)PyByteArray_AS_STRING(rows));
+    if (PyByteArray_Resize(rows, (Py_ssize_t)count * row) < 0) Py_CLEAR(rows);
+    return rows;
+}
+
 PyDoc_STRVAR(version_doc, "_version($self, /)\n--\n\nThe number of the published version.");
 
 static PyObject *reader_version(Reader *self, PyObject *unused)
@@ -260,6 +285,7 @@ static PyMethodDef reader_methods[] = {
     {"apply", (PyCFunction)(void (*)(void))reader_apply, METH_FASTCALL | METH_KEYWORDS, apply_doc},
     {"_snapshot", (PyCFunction)reader_snapshot, METH_NOARGS, snapshot_doc},
     {"_patterns", (PyCFunction)reader_patterns, METH_NOARGS, patterns_doc},
+    {"_reservoir", (PyCFunction)reader_reservoir, METH_VARARGS, reservoir_doc},
     {"_version", (PyCFunction)reader_version, METH_NOARGS, version_doc},
     {"_release", (PyCFunction)reader_release, METH_NOARGS,
      PyDoc_STR("_release($self, /)\n--\n\nLet the weights segment go.")},

@@ -11,12 +11,12 @@ from typing import Literal, get_args
 from numpy.typing import ArrayLike
 
 from sona_shm.config import SonaConfig
-from sona_shm.engine.routes import RouteChanges
+from sona_shm.engine.background import BackgroundRequests
 from sona_shm.errors import ConfigError
 from sona_shm.learner import LearnerProcess, LearnerThread, start_learner
 from sona_shm.learning.reasoning_bank import LearnedPattern, ReasoningBank
 from sona_shm.loops.drain import LearnerOptions
-from sona_shm.loops.instant import create_engine_memory
+from sona_shm.loops.engine_memory import create_engine_memory
 from sona_shm.loops.patterns import checked_query, published_bank
 from sona_shm.loops.reward import RewardFunction
 from sona_shm.monitor.stats import EngineStats, collect
@@ -46,7 +46,7 @@ def _weak_release(engine: Engine) -> Callable[[], None]:
     return release
 
 
-class Engine(RouteChanges):
+class Engine(BackgroundRequests):
     """One process's end of an engine: routes, adapts, records, gives feedback.
 
     Made by `Engine.create` or `Engine.attach`.  Any process may attach by name; segments outlive

@@ -63,10 +63,20 @@ class Snapshot:
         values = np.frombuffer(self._block, np.uint64, len(LEARNER_COUNTERS), start)
         return dict(zip(LEARNER_COUNTERS, map(int, values), strict=True))
 
+    def count(self, counter: str, more: int = 1) -> None:
+        """Add to a counter; of a block that may be written."""
+        start = OFFSETS["snapshot_header.counters"] + 8 * LEARNER_COUNTERS.index(counter)
+        struct.pack_into("<Q", self._block, start, self._unpack("<Q", start)[0] + more)
+
     @property
     def version(self) -> int:
         """The version this block was published as."""
         return int(self._header("version"))
+
+    @property
+    def reservoir_position(self) -> int:
+        """Outcomes ever written to the reservoir."""
+        return int(self._header("reservoir_position"))
 
     @property
     def refits(self) -> int:
@@ -156,13 +166,15 @@ class Snapshot:
 
 
 class Patterns:
-    """Named views of a slow block: projection and patterns; of a copy."""
+    """Named views of a slow block: projection, patterns, BaseLoRA; of a copy."""
 
     def __init__(self, block: bytes | bytearray | memoryview, geometry: Geometry) -> None:
         sizes = geometry.sizes()
         n, projected = geometry.hidden_dim, _core.PROJECTED
         stride = sizes["pattern_stride"]
-        self.version, count, self.fitted_ns, self.rows = struct.unpack_from("<4Q", block)
+        header = struct.unpack_from("<6Q", block)
+        self.version, count, self.fitted_ns, self.rows = header[:4]
+        self.consolidations, self.learned_signals = header[4:]
         self.count = min(count, geometry.patterns)
 
         def floats(name: str, *shape: int) -> NDArray[np.float32]:
@@ -175,6 +187,8 @@ class Patterns:
         self.centroids = np.ascontiguousarray(columns[:, : self.count].T)
         self.full_centroids = floats("slow_full_centroids", geometry.patterns, n)[: self.count]
         self.sizes = np.frombuffer(block, np.uint64, self.count, sizes["slow_sizes"])
+        self.base_a = floats("slow_base_a", geometry.base_rank, n)
+        self.base_b = floats("slow_base_b", geometry.base_rank, n)
 
 
 def first_block(config: SonaConfig) -> bytes:

@@ -52,6 +52,10 @@ class InstantLoopMetrics:
         Rows of the reservoir that a refit could not trust.
     journal_missed : int
         Decisions that were overwritten before they could be journaled.
+    cycles_installed, cycles_skipped, cycles_failed : int
+        Cycles of Loop B: installed, left out for want of trajectories, and lost.
+    heads_refitted : int
+        Heads of routes that Loop B has replaced.
 
     Examples
     --------
@@ -82,3 +86,7 @@ class InstantLoopMetrics:
     refits_failed: int
     reservoir_corrupt: int
     journal_missed: int
+    cycles_installed: int
+    cycles_skipped: int
+    cycles_failed: int
+    heads_refitted: int
