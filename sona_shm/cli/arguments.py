@@ -19,3 +19,14 @@ def whole_number(low: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def seconds(text: str) -> float:
+    """A duration, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
+    if not 0.0 <= value <= 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1e9 seconds")
+    return value

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sona_shm.cli import demo, destroy, learner, replay, stats
+from sona_shm.cli import demo, destroy, learn, learner, replay, stats
 from sona_shm.errors import SonaError
 
 EXIT_CODES = """\
@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (demo, learner, stats, replay, destroy):
+    for command in (demo, learner, learn, stats, replay, destroy):
         command.add_parser(commands)
     return parser
 

@@ -101,7 +101,8 @@ class LoRA:
         >>> MicroLoRA(2).shift(np.ones((3, 2), np.float32)).shape
         (3, 2)
         """
-        moved: NDArray[np.float32] = (x @ self.a.T) @ self.b / np.float32(np.sqrt(self.rank))
+        scale = np.float32(1.0 / np.sqrt(self.rank))
+        moved: NDArray[np.float32] = scale * ((x @ self.a.T) @ self.b)
         return moved
 
 

@@ -87,7 +87,7 @@ def _merge(
         distance[i] = _nearness(centre, radius, i)
     np.fill_diagonal(distance, np.inf)
     while True:
-        i, j = np.unravel_index(int(distance.argmin()), distance.shape)
+        i, j = divmod(int(distance.argmin()), count)
         if not distance[i, j] < MERGE_SHARE:
             return target
         share = sizes[j] / (sizes[i] + sizes[j])
@@ -97,7 +97,7 @@ def _merge(
         sizes[i] += sizes[j]
         target[target == j] = i
         gone = target != np.arange(count)
-        distance[i] = np.where(gone, np.inf, _nearness(centre, radius, int(i)))
+        distance[i] = np.where(gone, np.inf, _nearness(centre, radius, i))
         distance[i, i] = np.inf
         distance[:, i] = distance[i]
         distance[j] = distance[:, j] = np.inf

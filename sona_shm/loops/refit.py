@@ -31,7 +31,8 @@ def _blas() -> ThreadpoolController:
 
 def one_thread() -> AbstractContextManager[object]:
     """BLAS without threads: its own wait in tight loops, and would take the cores from workers."""
-    return _blas().limit(limits=1, user_api="blas")
+    limited: AbstractContextManager[object] = _blas().limit(limits=1, user_api="blas")
+    return limited
 
 
 def prepare(core: _core.Learner, fit: PatternFit, rows: int, *, scheduled: bool) -> CapsuleType:

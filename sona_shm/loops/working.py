@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sona_shm import _core
 from sona_shm.learning.consolidation import Fold, fold
 from sona_shm.learning.lora import initial_down_projection
@@ -34,7 +37,8 @@ class WorkingBlocks:
     @property
     def signals_since(self) -> int:
         """Signals learned since Loop B has last installed something."""
-        return self.snapshot.counters["signals_accumulated"] - self.patterns.learned_signals
+        learned: int = self.patterns.learned_signals
+        return self.snapshot.counters["signals_accumulated"] - learned
 
     def consolidate(self) -> Fold | None:
         """Fold the MicroLoRA into the BaseLoRA and reset it; None if it has learned nothing."""
@@ -49,7 +53,7 @@ class WorkingBlocks:
         snapshot.micro_b[:] = 0.0
         return folded
 
-    def set_base(self, a: object, b: object) -> None:
+    def set_base(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
         """Another BaseLoRA, to be published with the next version."""
         self._core.slow_changed()
         self.patterns.base_a[:], self.patterns.base_b[:] = a, b
