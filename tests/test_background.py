@@ -21,6 +21,7 @@ from sona_shm.loops.drain import DrainLoop
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.waiting import wait_until
 from tests.children import PATIENCE, end, hear, start
+from tests.torture.background import cycle_process_of
 from tests.torture.processes import LEARNER_PID
 
 DIM = 24
@@ -322,22 +323,13 @@ def test_a_cycle_that_a_refit_overtook_leaves_its_patterns_out(
         drain = drain_of(learner)
         answered = ask(engine)
         step_until(learner, lambda: drain.background._cycle is not None)
+        fitted = Patterns(engine._patterns()[1], CONFIG.geometry()).fitted_ns
         drain._core.end_scheduled_refit(False)
         step_until(learner, answered)
         assert engine.instant.metrics.cycles_installed == 1
         patterns = Patterns(engine._patterns()[1], CONFIG.geometry())
         assert patterns.consolidations == 1
-        assert patterns.rows < CONFIG.reservoir  # as the scheduled refit left them
-
-
-def child_of(pid: int) -> int | None:
-    """The process that computes a learner's cycle."""
-    found = [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]
-    return found[0] if found else None
+        assert patterns.fitted_ns == fitted  # as the scheduled refit left them
 
 
 def test_a_learner_that_is_killed_inside_a_cycle_loses_only_that(
@@ -355,8 +347,8 @@ def test_a_learner_that_is_killed_inside_a_cycle_loses_only_that(
             if control.load(LEARNER_PID) == second.pid:
                 holder, standby = second, first
             answered = ask(engine)
-            assert wait_until(lambda: child_of(holder.pid) is not None, PATIENCE)
-            cycle = child_of(holder.pid)
+            assert wait_until(lambda: cycle_process_of(holder.pid) is not None, PATIENCE)
+            cycle = cycle_process_of(holder.pid)
             assert cycle is not None
             os.kill(cycle, signal.SIGSTOP)  # so that it is not done before the learner dies
             holder.kill()

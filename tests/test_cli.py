@@ -57,7 +57,9 @@ def config_file(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("learner",), ("stats",), ("destroy",)])
+@pytest.mark.parametrize(
+    "command", [(), ("demo",), ("learner",), ("learn",), ("stats",), ("destroy",)]
+)
 def test_help_says_what_the_command_does(command: tuple[str, ...]) -> None:
     done = sona_command(*command, "--help")
     assert done.returncode == 0
@@ -75,7 +77,7 @@ def test_a_wrong_command_line_exits_with_2(arguments: tuple[str, ...]) -> None:
     assert "usage: sona" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["stats", "destroy", "learner"])
+@pytest.mark.parametrize("command", ["stats", "destroy", "learner", "learn"])
 def test_an_absent_engine_is_one_line_and_exit_code_1(command: str, name: str) -> None:
     done = sona_command(command, name)
     assert done.returncode == 1

@@ -426,7 +426,8 @@ struct reservoir_row {
     float quality;
     float baseline; /* mean quality over all routes at that time */
     float linear;   /* what the linear expert predicted, before it learned this outcome */
-    uint32_t unused[8];
+    float propensity; /* with which the route was chosen; 1 where nobody knows */
+    uint32_t unused[7];
 };
 _Static_assert(sizeof(struct reservoir_row) == CACHE_LINE, "one line");
 

@@ -16,6 +16,7 @@ struct observation {
     uint64_t id, time_ns, latency_us;
     uint32_t route, tokens;
     float quality;
+    float propensity; /* with which the route was chosen; 0: not known */
     double price;  /* of the route */
     float reward;  /* filled when it was learned */
 };

@@ -57,11 +57,13 @@ void reservoir_append(struct learner *l, const float *x, const struct observatio
                       float target, float baseline)
 {
     struct snapshot_header *header = learner_header(l);
+    const int known = o->propensity > 0.0f && o->propensity <= 1.0f; /* it may be a stray write's */
     const struct reservoir_row values = {.time_ns = o->time_ns,
                                          .route = o->route,
                                          .quality = target,
                                          .baseline = baseline,
-                                         .linear = (float)l->features.linear};
+                                         .linear = (float)l->features.linear,
+                                         .propensity = known ? o->propensity : 1.0f};
     reservoir_write(&l->geometry, l->reservoir, header->reservoir_position, &values, x);
     header->reservoir_position += 1;
     store_release(&l->reservoir_filled, header->reservoir_position);

@@ -15,8 +15,11 @@ FEWEST_ROWS: Final = 60
 #: Share of the rows that is held out, and of the others that shrinkage is chosen on.
 _HELD_OUT: Final = 0.2
 _SHRINKAGES: Final = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-#: Standard errors of the paired difference by which a refitted head has to be better.
-_MARGIN: Final = 1.0
+#: Standard errors of the paired difference by which a refitted head has to be better.  With one,
+#: heads were replaced that then routed worse.
+_MARGIN: Final = 2.0
+#: No outcome counts more than so many others.
+_LARGEST_WEIGHT: Final = 20.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,16 +33,26 @@ class RouteOutcomes:
     quality : numpy.ndarray of float64, shape (n,)
     predicted : numpy.ndarray of float64, shape (n,)
         By the live head, each before it learned the outcome.
+    propensity : numpy.ndarray of float64, shape (n,)
+        With which the route was chosen, above 0.
     """
 
     x: NDArray[np.float32]
     quality: Doubles
     predicted: Doubles
+    propensity: Doubles
 
     def part(self, begin: int, end: int) -> RouteOutcomes:
         """Rows from begin to end."""
         rows = slice(begin, end)
-        return RouteOutcomes(self.x[rows], self.quality[rows], self.predicted[rows])
+        columns = (self.x, self.quality, self.predicted, self.propensity)
+        return RouteOutcomes(*(column[rows] for column in columns))
+
+    @property
+    def weight(self) -> Doubles:
+        """Makes of requests that chose this route a sample of all requests; mean 1."""
+        weight: Doubles = np.minimum(1.0 / self.propensity, _LARGEST_WEIGHT)
+        return weight / weight.mean()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,8 +82,12 @@ def refit_head(outcomes: RouteOutcomes, live: NDArray[np.float32], bias: float) 
     what the live head predicted for each of them before it learned it (progressive validation), so
     neither has seen what it is judged by.  The live head could go on learning meanwhile, so where
     the two are alike it stays.  Shrinkage is chosen on the last fifth of the rows that are not
-    held out.  A head that is better by more than one standard error of the paired difference of
+    held out.  A head that is better by more than two standard errors of the paired difference of
     squared errors is fitted once more, to all rows, and replaces the live one.
+
+    A route is chosen where it is thought to be good, but its head is asked about every request: so
+    outcomes count inversely to the probability with which the route was chosen, in the fit and in
+    the comparison.  Without that, heads were replaced by such that knew only their own successes.
 
     Parameters
     ----------
@@ -88,14 +105,15 @@ def refit_head(outcomes: RouteOutcomes, live: NDArray[np.float32], bias: float) 
     Examples
     --------
     >>> x = np.eye(4, dtype=np.float32)[np.arange(400) % 4]
-    >>> outcomes = RouteOutcomes(x, 0.1 + 0.2 * (np.arange(400) % 4), np.full(400, 0.4))
+    >>> outcomes = RouteOutcomes(x, 0.1 + 0.2 * (np.arange(400) % 4), np.zeros(400), np.ones(400))
     >>> refit_head(outcomes, np.zeros(4, np.float32), 0.4).change.round(1).tolist()
     [-0.3, -0.1, 0.1, 0.3]
 
     References
     ----------
     Hoerl & Kennard (1970), Ridge Regression; Blum, Kalai & Langford (1999), Beating the Hold-Out:
-    Bounds for K-fold and Progressive Cross-Validation.
+    Bounds for K-fold and Progressive Cross-Validation; Shimodaira (2000), Improving Predictive
+    Inference under Covariate Shift by Weighting the Log-Likelihood Function.
     """
     n = len(outcomes.quality)
     if n < FEWEST_ROWS:
@@ -103,17 +121,22 @@ def refit_head(outcomes: RouteOutcomes, live: NDArray[np.float32], bias: float) 
     held = n - int(_HELD_OUT * n)
     chosen = held - int(_HELD_OUT * held)
     fit, test = _Ridge(outcomes.part(0, chosen)), outcomes.part(chosen, held)
-    errors = [float(fit.squared_error(s, test).mean()) for s in _SHRINKAGES]
+    errors = [_mean(fit.squared_error(s, test), test.weight) for s in _SHRINKAGES]
     shrinkage = _SHRINKAGES[int(np.argmin(errors))]
 
     test = outcomes.part(held, n)
     refitted = _Ridge(outcomes.part(0, held)).squared_error(shrinkage, test)
     gain = np.square(test.quality - test.predicted) - refitted
-    improvement = float(gain.mean())
-    if improvement <= _MARGIN * float(gain.std(ddof=1)) / np.sqrt(len(gain)):
+    improvement = _mean(gain, test.weight)
+    deviations = test.weight * (gain - improvement)
+    if improvement <= _MARGIN * float(np.sqrt(np.square(deviations).sum())) / len(gain):
         return HeadRefit(n, improvement, None)
     change = _Ridge(outcomes, bias).head(shrinkage) - live
     return HeadRefit(n, improvement, change.astype(np.float32))
+
+
+def _mean(values: Doubles, weight: Doubles) -> float:
+    return float(values @ weight) / len(weight)
 
 
 class _Ridge:
@@ -121,8 +144,10 @@ class _Ridge:
 
     def __init__(self, outcomes: RouteOutcomes, bias: float | None = None) -> None:
         rows = outcomes.x.astype(np.float64)
-        self._bias = float(outcomes.quality.mean()) if bias is None else bias
-        target = outcomes.quality - self._bias
+        self._bias = _mean(outcomes.quality, outcomes.weight) if bias is None else bias
+        root = np.sqrt(outcomes.weight)
+        target = root * (outcomes.quality - self._bias)
+        rows *= root[:, None]
         n, d = rows.shape
         if d <= n:
             self._values, self._basis = np.linalg.eigh(rows.T @ rows)

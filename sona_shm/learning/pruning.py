@@ -15,7 +15,7 @@ from sona_shm.learning.reasoning_bank import PatternFit
 #: A pattern with fewer rows says nothing that its neighbours could not say better.
 FEWEST_ROWS: Final = 3
 #: Two patterns are one if their centroids are nearer than this share of their mean squared radii.
-MERGE_SHARE: Final = 0.25
+MERGE_SHARE: Final = 0.1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -22,6 +22,8 @@ class Outcomes:
         What was learned.
     predicted : numpy.ndarray of float64, shape (n,)
         By the linear expert, before it learned the outcome.
+    propensity : numpy.ndarray of float64, shape (n,)
+        With which the route was chosen; 1.0 where nobody knows.
 
     Examples
     --------
@@ -33,6 +35,7 @@ class Outcomes:
     route: NDArray[np.int64]
     quality: NDArray[np.float64]
     predicted: NDArray[np.float64]
+    propensity: NDArray[np.float64]
 
     @classmethod
     def from_rows(cls, rows: bytes | bytearray, hidden_dim: int) -> Outcomes:
@@ -44,7 +47,8 @@ class Outcomes:
             ("quality", "<f4"),
             ("baseline", "<f4"),
             ("predicted", "<f4"),
-            ("unused", f"V{_core.RESERVOIR_ROW_BYTES - 32}"),
+            ("propensity", "<f4"),
+            ("unused", f"V{_core.RESERVOIR_ROW_BYTES - 36}"),
             ("embedding", "<f4", (hidden_dim,)),
         ]
         table = np.frombuffer(rows, np.dtype(fields))
@@ -53,6 +57,7 @@ class Outcomes:
             table["route"].astype(np.int64),
             table["quality"].astype(np.float64),
             table["predicted"].astype(np.float64),
+            table["propensity"].astype(np.float64),
         )
 
     def __len__(self) -> int:

@@ -128,7 +128,12 @@ def _heads(snapshot: Snapshot, patterns: Patterns, outcomes: Outcomes) -> dict[i
     heads = {}
     for route in range(snapshot.route_count):
         mine = outcomes.route == route
-        rows = RouteOutcomes(seen[mine], outcomes.quality[mine], outcomes.predicted[mine])
+        rows = RouteOutcomes(
+            seen[mine],
+            outcomes.quality[mine],
+            outcomes.predicted[mine],
+            outcomes.propensity[mine],
+        )
         refit = refit_head(rows, snapshot.head(route), snapshot.bias(route))
         if refit is not None:
             heads[route] = refit
