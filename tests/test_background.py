@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import sona_shm as sona
 from sona_shm.learner import Learner
@@ -49,9 +50,10 @@ def teach(engine: sona.Engine, rng: np.random.Generator, count: int = 600) -> No
         assert engine.observe(x / np.linalg.norm(x), i % 3, quality)
 
 
-def embeddings(rng: np.random.Generator, rows: int = 50) -> np.ndarray:
+def embeddings(rng: np.random.Generator, rows: int = 50) -> NDArray[np.float32]:
     x = rng.standard_normal((rows, DIM))
-    return np.float32(x / np.linalg.norm(x, axis=1, keepdims=True))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return x.astype(np.float32)
 
 
 def drain_of(learner: Learner) -> DrainLoop:
@@ -175,9 +177,8 @@ def test_the_linear_expert_sees_what_python_says(name: str, rng: np.random.Gener
         assert engine.force_learn().consolidated
         teach(engine, rng, 50)
         block, slow = engine._patterns()
-        snapshot, patterns = (
-            kind(data, config.geometry()) for kind, data in ((Snapshot, block), (Patterns, slow))
-        )
+        snapshot = Snapshot(block, config.geometry())
+        patterns = Patterns(slow, config.geometry())
         x = embeddings(rng, 1)
         features = linear_features(snapshot, patterns, x)[0]
         linear = [float(snapshot.head(k) @ features) + snapshot.bias(k) for k in range(3)]
@@ -323,6 +324,9 @@ def test_a_cycle_that_a_refit_overtook_leaves_its_patterns_out(
         drain = drain_of(learner)
         answered = ask(engine)
         step_until(learner, lambda: drain.background._cycle is not None)
+        cycle = drain.background._cycle
+        assert cycle is not None
+        assert wait_until(lambda: cycle.ended, PATIENCE)
         fitted = Patterns(engine._patterns()[1], CONFIG.geometry()).fitted_ns
         drain._core.end_scheduled_refit(False)
         step_until(learner, answered)

@@ -45,14 +45,16 @@ class RouteOutcomes:
     def part(self, begin: int, end: int) -> RouteOutcomes:
         """Rows from begin to end."""
         rows = slice(begin, end)
-        columns = (self.x, self.quality, self.predicted, self.propensity)
-        return RouteOutcomes(*(column[rows] for column in columns))
+        return RouteOutcomes(
+            self.x[rows], self.quality[rows], self.predicted[rows], self.propensity[rows]
+        )
 
     @property
     def weight(self) -> Doubles:
         """Makes of requests that chose this route a sample of all requests; mean 1."""
-        weight: Doubles = np.minimum(1.0 / self.propensity, _LARGEST_WEIGHT)
-        return weight / weight.mean()
+        weight = np.minimum(1.0 / self.propensity, _LARGEST_WEIGHT)
+        scaled: Doubles = weight / weight.mean()
+        return scaled
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -102,8 +102,7 @@ class LoRA:
         (3, 2)
         """
         scale = np.float32(1.0 / np.sqrt(self.rank))
-        moved: NDArray[np.float32] = scale * ((x @ self.a.T) @ self.b)
-        return moved
+        return np.multiply((x @ self.a.T) @ self.b, scale, dtype=np.float32)
 
 
 class MicroLoRA(LoRA):
