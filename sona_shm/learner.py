@@ -127,8 +127,11 @@ def _take_lease(
         try:
             return DrainLoop(memory, config, options)
         except NotTheLearner:
-            if time.monotonic() >= deadline or stop.wait(STANDBY_SECONDS) or memory.is_destroyed:
+            if time.monotonic() >= deadline or stop.is_set() or memory.is_destroyed:
                 raise
+        # Not `stop.wait`: a signal handler sets the event, and would wait for ever for a lock that
+        # the thread it interrupts holds.
+        time.sleep(STANDBY_SECONDS)
 
 
 def run(name: str, stop: threading.Event, options: LearnerOptions | None = None) -> None:

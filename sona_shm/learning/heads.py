@@ -108,8 +108,8 @@ def refit_head(outcomes: RouteOutcomes, live: NDArray[np.float32], bias: float) 
     --------
     >>> x = np.eye(4, dtype=np.float32)[np.arange(400) % 4]
     >>> outcomes = RouteOutcomes(x, 0.1 + 0.2 * (np.arange(400) % 4), np.zeros(400), np.ones(400))
-    >>> refit_head(outcomes, np.zeros(4, np.float32), 0.4).change.round(1).tolist()
-    [-0.3, -0.1, 0.1, 0.3]
+    >>> refit_head(outcomes, np.zeros(4, np.float32), 0.4).change.round(1)
+    array([-0.3, -0.1,  0.1,  0.3], dtype=float32)
 
     References
     ----------

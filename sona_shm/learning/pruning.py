@@ -51,7 +51,7 @@ def prune_and_merge(fit: PatternFit, embeddings: NDArray[np.float32]) -> TidyFit
     Examples
     --------
     >>> from sona_shm.learning.reasoning_bank import fit_patterns
-    >>> rows = np.eye(8, dtype=np.float32).repeat(6, axis=0)[:-5]    # one pattern has one row
+    >>> rows = np.eye(8, dtype=np.float32).repeat(8, axis=0)[:-7]    # one pattern has one row
     >>> tidy = prune_and_merge(fit_patterns(rows, 8, seed=0), rows)
     >>> tidy.pruned, len(tidy.fit.sizes)
     (1, 7)

@@ -1,4 +1,4 @@
-"""Refits of the patterns, beside the learner: what becomes Loop B's part of routing.
+"""Scheduled refits of the patterns, beside the learner.
 
 ``_core/refit.h`` says when a refit begins and when it is installed; here is the thread in between.
 """
