@@ -25,6 +25,7 @@ lint: $(VENV)/installed-lint $(VENV)/installed-test
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/hotpath.py
 	$(BIN)/python benchmarks/visibility.py
+	$(BIN)/python benchmarks/background.py
 	$(BIN)/python benchmarks/transport.py
 
 # About half an hour on two cores.

@@ -42,6 +42,8 @@ from timing import machine
 
 OURS: Final = "sona_shm"
 CHANGING: Final = ("routellm_mmlu", "llmrouter9")
+#: Loop B runs once an hour by default, which these passes do not last.
+EVERY: Final = {"cycle_every": 500}
 ABLATIONS: Final[dict[str, dict[str, Any]]] = {
     "no bank": {"experts": ("linear", "ridge")},
     "no ridge": {"experts": ("linear", "bank")},
@@ -53,6 +55,10 @@ ABLATIONS: Final[dict[str, dict[str, Any]]] = {
     "softmax": {"policy": "softmax"},
     "squarecb": {"policy": "squarecb"},
     "reference rule": {"update_rule": "reference"},
+    "Loop B every 500 requests": EVERY,
+    "Loop B without patterns": EVERY | {"cycle_parts": ("consolidation", "heads")},
+    "Loop B without heads": EVERY | {"cycle_parts": ("consolidation", "patterns")},
+    "Loop B without consolidation": EVERY | {"cycle_parts": ("heads", "patterns")},
 }
 
 

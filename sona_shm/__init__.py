@@ -29,7 +29,7 @@ from sona_shm.export.peft import read_peft, write_peft
 from sona_shm.export.preferences import PreferencePair, read_preferences
 from sona_shm.journal.reader import Journal, read_journal
 from sona_shm.learner import Learner
-from sona_shm.learning.lora import MicroLoRA
+from sona_shm.learning.lora import LoRA, MicroLoRA
 from sona_shm.learning.policy import route_probabilities
 from sona_shm.learning.reasoning_bank import LearnedPattern, ReasoningBank
 from sona_shm.loops.buffer import BufferStats, TrajectoryBuffer
@@ -37,6 +37,7 @@ from sona_shm.loops.config import InstantLoopConfig
 from sona_shm.loops.drain import LearnerOptions
 from sona_shm.loops.export import ExportSummary
 from sona_shm.loops.instant import InstantLoop
+from sona_shm.loops.learn_result import HeadResult, LearnResult
 from sona_shm.loops.metrics import InstantLoopMetrics
 from sona_shm.loops.reward import Outcome
 from sona_shm.monitor.stats import EngineStats, LaneStats, RouteStats
@@ -68,6 +69,7 @@ __all__ = [
     "EngineStats",
     "ExportError",
     "ExportSummary",
+    "HeadResult",
     "InstantLoop",
     "InstantLoopConfig",
     "InstantLoopMetrics",
@@ -75,10 +77,12 @@ __all__ = [
     "JournalError",
     "LaneStats",
     "LayoutMismatch",
+    "LearnResult",
     "LearnedPattern",
     "Learner",
     "LearnerOptions",
     "LearningSignal",
+    "LoRA",
     "MicroLoRA",
     "NoFreeLaneError",
     "NonFiniteError",

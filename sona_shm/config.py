@@ -90,8 +90,14 @@ class SonaConfig:
         Rank of the MicroLoRA, 1 to 64; 1 or 2 is what it is made for.
     micro_lora_lr : float
         Step of the MicroLoRA.
-    base_lora_rank, base_lora_lr, background_interval_ms, quality_threshold
-        Settings of the background loop, kept with the crate's defaults.  Nothing uses them yet.
+    base_lora_rank : int
+        Rank of the BaseLoRA, into which Loop B folds the MicroLoRA, 1 to 64.
+    background_interval_ms : int
+        Loop B runs so often, where learning is a thread, a process or a daemon.
+    base_lora_lr, quality_threshold
+        Kept with the crate's defaults, so that its configurations can be read.  Nothing uses them:
+        the BaseLoRA learns by folding and not by steps of its own, and a bad outcome teaches as
+        much as a good one, so none is filtered out.
     ewc_lambda : float
         How much heads are held to what other tasks need: 1 counts all outcomes of theirs once
         (Laplace's approximation), 0 not at all; up to 1e6.  The crate's default of 2000 counts

@@ -18,7 +18,7 @@ from typing import Final
 from sona_shm.checkpoint.saver import CheckpointPlan, SaverProcess, save_at_end
 from sona_shm.errors import NotTheLearner, SonaError
 from sona_shm.loops.drain import DrainLoop, LearnerOptions
-from sona_shm.loops.instant import config_of
+from sona_shm.loops.engine_memory import config_of
 from sona_shm.loops.reward import reward_path
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.life_cycle import attach_memory
@@ -130,8 +130,11 @@ def _take_lease(
         try:
             return DrainLoop(memory, config, options)
         except NotTheLearner:
-            if time.monotonic() >= deadline or stop.wait(STANDBY_SECONDS) or memory.is_destroyed:
+            if time.monotonic() >= deadline or stop.is_set() or memory.is_destroyed:
                 raise
+        # Not `stop.wait`: a signal handler sets the event, and would wait for ever for a lock that
+        # the thread it interrupts holds.
+        time.sleep(STANDBY_SECONDS)
 
 
 def run(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sona_shm as sona
@@ -58,7 +59,8 @@ def config_file(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("demo",), ("learner",), ("stats",), ("export",), ("destroy",)]
+    "command",
+    [(), ("demo",), ("learner",), ("learn",), ("stats",), ("export",), ("destroy",)],
 )
 def test_help_says_what_the_command_does(command: tuple[str, ...]) -> None:
     done = sona_command(*command, "--help")
@@ -84,7 +86,7 @@ def test_a_wrong_command_line_exits_with_2(arguments: tuple[str, ...]) -> None:
     assert "usage: sona" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["stats", "destroy", "learner"])
+@pytest.mark.parametrize("command", ["stats", "destroy", "learner", "learn"])
 def test_an_absent_engine_is_one_line_and_exit_code_1(command: str, name: str) -> None:
     done = sona_command(command, name)
     assert done.returncode == 1
@@ -204,3 +206,24 @@ def test_the_learner_ends_when_its_engine_is_destroyed(name: str, config_file: s
             learner.kill()
     assert learner.returncode == 0
     assert "was destroyed" in log
+
+
+def test_learn_prints_what_came_of_it(name: str, rng: np.random.Generator) -> None:
+    config = sona.SonaConfig(hidden_dim=8, routes=(sona.Route("small"), sona.Route("large")))
+    with sona.Engine.create(name, config, learner="thread") as engine:
+        for i in range(400):
+            x = rng.standard_normal(8)
+            assert engine.observe(x / np.linalg.norm(x), i % 2, float(x[i % 2] > 0))
+        done = sona_command("learn", name)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "learned from 400 outcomes" in done.stdout
+        assert "patterns:" in done.stdout
+        skipped = sona_command("learn", name)
+        assert (skipped.returncode, skipped.stderr) == (0, "")
+        assert "skipped: 0 signals since the last cycle" in skipped.stdout
+        printed = json.loads(sona_command("learn", name, "--json").stdout)
+        assert printed["status"] == "skipped"
+    nobody = sona_command("learn", name, "--timeout", "0.1")
+    assert (nobody.returncode, nobody.stdout) == (1, "")
+    assert "nobody learns" in nobody.stderr
+    assert sona_command("learn", name, "--timeout", "soon").returncode == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.torture.background import kill_cycles
 from tests.torture.bit_equal import compare_killed_with_unkilled
 from tests.torture.checkpoints import kill_while_saving
 from tests.torture.kills import kill_learners, kill_workers
@@ -22,6 +23,11 @@ def test_workers_killed_inside_their_calls(name: str, rng: np.random.Generator) 
 
 def test_learners_killed_under_load(name: str, rng: np.random.Generator) -> None:
     report = kill_learners(name, seed_of(rng), kills=10)
+    assert report.problems == []
+
+
+def test_cycles_killed_under_load(name: str, rng: np.random.Generator) -> None:
+    report = kill_cycles(name, seed_of(rng), kills=3)
     assert report.problems == []
 
 

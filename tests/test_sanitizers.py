@@ -26,6 +26,7 @@ PURE = [
     "outcome.c",
     "routes.c",
     "refit.c",
+    "reservoir.c",
     "journal.c",
     "model.c",
     "model_learn.c",

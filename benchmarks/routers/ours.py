@@ -9,6 +9,7 @@ from typing import Any
 import sona_shm as sona
 from routers.episode import Episode
 from routers.streams import COST_WEIGHT
+from sona_shm.loops.cycle import PARTS
 
 _NUMBERS = itertools.count()
 
@@ -44,8 +45,16 @@ class OurRouter:
     def __init__(self, episode: Episode, seed: int, settings: dict[str, Any]) -> None:
         self._episode = episode
         self._name = engine_name()
+        # Settings of the benchmark, not of the engine: Loop B after so many requests, and which
+        # of its parts.
+        self._cycle_every = settings.pop("cycle_every", 0)
+        parts = settings.pop("cycle_parts", PARTS)
+        self._requests = 0
         config = engine_config(episode, seed, 1, settings)
         self._engine = sona.Engine.create(self._name, config, learner="inline")
+        drain = self._engine.instant._drain
+        assert drain is not None
+        drain.background.parts = frozenset(parts)
         self._decision = 0
 
     def decide(self, row: int) -> int:
@@ -57,6 +66,9 @@ class OurRouter:
     def learn(self, row: int, route: int, quality: float) -> None:
         """Feedback on it."""
         self._engine.feedback(self._decision, quality)
+        self._requests += 1
+        if self._cycle_every and self._requests % self._cycle_every == 0:
+            self._engine.force_learn()
 
     def add_route(self) -> None:
         """The last column of the stream."""

@@ -14,46 +14,6 @@ static const float *floats(const uint8_t *block, uint64_t offset)
     return (const float *)(block + offset);
 }
 
-static int copy_adapter(const struct cell *cell, const struct geometry *g, float *scratch)
-{
-    const size_t bytes = g->rank * g->hidden_dim * sizeof(float);
-    for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
-        uint64_t version;
-        const uint8_t *block = cell_read(cell, &version);
-        racing_copy(scratch, block + g->micro_a, bytes);
-        racing_copy((uint8_t *)scratch + bytes, block + g->micro_b, bytes);
-        if (cell_undisturbed(cell, version)) return 1;
-    }
-    return 0;
-}
-
-static enum apply_status apply_one(const struct cell *cell, const struct geometry *g,
-                                   const float *x, float *out)
-{
-    for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
-        uint64_t version;
-        const uint8_t *block = cell_read(cell, &version);
-        const int finite = adapter_forward(floats(block, g->micro_a), floats(block, g->micro_b),
-                                           g->rank, g->hidden_dim, x, out);
-        if (cell_undisturbed(cell, version)) return finite ? APPLY_DONE : APPLY_NOT_FINITE;
-    }
-    return APPLY_DISTURBED;
-}
-
-enum apply_status cell_apply(const struct cell *cell, const struct geometry *g, const float *x,
-                             float *out, size_t rows, float *scratch)
-{
-    const size_t n = g->hidden_dim, rank = g->rank;
-    if (rows == 1) return apply_one(cell, g, x, out);
-    if (!all_finite(x, rows * n)) return APPLY_NOT_FINITE; /* before any row is written */
-    if (!copy_adapter(cell, g, scratch)) return APPLY_DISTURBED;
-    for (size_t row = 0; row < rows; row++) {
-        if (!adapter_forward(scratch, scratch + rank * n, rank, n, x + row * n, out + row * n))
-            return APPLY_NOT_FINITE;
-    }
-    return APPLY_DONE;
-}
-
 /* The version that a fast block belongs to is read while it may change; a wrong one only names
  * another buffer, and then the check of the fast cell fails. */
 static const uint8_t *slow_read(const struct cell *slow, const uint8_t *block, uint64_t *version)
@@ -61,6 +21,93 @@ static const uint8_t *slow_read(const struct cell *slow, const uint8_t *block, u
     *version = ((const struct snapshot_header *)block)->slow_version;
     return cell_buffer(slow, *version);
 }
+
+/* ---- adapting ---- */
+
+/* Both adapters, where they lie or copied; `base_a` is NULL before the first consolidation. */
+struct adapters {
+    const float *micro_a, *micro_b, *base_a, *base_b;
+};
+
+/* One version of both blocks, for a read that checks afterwards. */
+struct read {
+    uint64_t fast, slow;
+    struct adapters adapters;
+};
+
+static struct read begin_read(const struct cell *fast, const struct cell *slow,
+                              const struct geometry *g)
+{
+    struct read r;
+    const uint8_t *block = cell_read(fast, &r.fast);
+    const uint8_t *patterns = slow_read(slow, block, &r.slow);
+    const int based = ((const struct slow_header *)patterns)->consolidations > 0;
+    r.adapters = (struct adapters){floats(block, g->micro_a), floats(block, g->micro_b),
+                                   based ? floats(patterns, g->slow_base_a) : NULL,
+                                   based ? floats(patterns, g->slow_base_b) : NULL};
+    return r;
+}
+
+static int is_undisturbed(const struct cell *fast, const struct cell *slow, const struct read *r)
+{
+    return cell_undisturbed(fast, r->fast) && cell_undisturbed(slow, r->slow);
+}
+
+static int adapt(const struct adapters *m, const struct geometry *g, const float *x, float *out)
+{
+    const size_t n = g->hidden_dim;
+    return adapter_forward(m->micro_a, m->micro_b, g->rank, n, x, out) &&
+           (!m->base_a || adapter_add(m->base_a, m->base_b, g->base_rank, n, x, out));
+}
+
+/* Copies to `scratch`, and lets `adapters` point there. */
+static int copy_adapters(const struct cell *fast, const struct cell *slow,
+                         const struct geometry *g, float *scratch, struct adapters *adapters)
+{
+    const size_t micro = g->rank * g->hidden_dim, base = g->base_rank * g->hidden_dim;
+    for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
+        const struct read r = begin_read(fast, slow, g);
+        float *a = scratch + 2 * micro, *b = a + base;
+        racing_copy(scratch, r.adapters.micro_a, micro * sizeof(float));
+        racing_copy(scratch + micro, r.adapters.micro_b, micro * sizeof(float));
+        *adapters = (struct adapters){scratch, scratch + micro, NULL, NULL};
+        if (r.adapters.base_a) {
+            racing_copy(a, r.adapters.base_a, base * sizeof(float));
+            racing_copy(b, r.adapters.base_b, base * sizeof(float));
+            adapters->base_a = a;
+            adapters->base_b = b;
+        }
+        if (is_undisturbed(fast, slow, &r)) return 1;
+    }
+    return 0;
+}
+
+static enum apply_status apply_one(const struct cell *fast, const struct cell *slow,
+                                   const struct geometry *g, const float *x, float *out)
+{
+    for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
+        const struct read r = begin_read(fast, slow, g);
+        const int finite = adapt(&r.adapters, g, x, out);
+        if (is_undisturbed(fast, slow, &r)) return finite ? APPLY_DONE : APPLY_NOT_FINITE;
+    }
+    return APPLY_DISTURBED;
+}
+
+enum apply_status cell_apply(const struct cell *fast, const struct cell *slow,
+                             const struct geometry *g, const float *x, float *out, size_t rows,
+                             float *scratch)
+{
+    const size_t n = g->hidden_dim;
+    struct adapters adapters;
+    if (rows == 1) return apply_one(fast, slow, g, x, out);
+    if (!all_finite(x, rows * n)) return APPLY_NOT_FINITE; /* before any row is written */
+    if (!copy_adapters(fast, slow, g, scratch, &adapters)) return APPLY_DISTURBED;
+    for (size_t row = 0; row < rows; row++)
+        if (!adapt(&adapters, g, x + row * n, out + row * n)) return APPLY_NOT_FINITE;
+    return APPLY_DONE;
+}
+
+/* ---- copying ---- */
 
 int cell_copy(const struct cell *fast, const struct cell *slow, const struct geometry *g,
               uint8_t *block, uint8_t *slow_block)
@@ -75,6 +122,8 @@ int cell_copy(const struct cell *fast, const struct cell *slow, const struct geo
     }
     return 0;
 }
+
+/* ---- deciding ---- */
 
 static int is_allowed(const uint64_t *allowed, uint64_t route)
 {

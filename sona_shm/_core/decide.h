@@ -14,10 +14,12 @@
 
 enum apply_status { APPLY_DONE, APPLY_NOT_FINITE, APPLY_DISTURBED };
 
-/* Adapts `rows` embeddings with one version of the weights.  `scratch` holds 2·rank·hidden_dim
- * floats and is used for more than one row.  x and out do not overlap. */
-enum apply_status cell_apply(const struct cell *cell, const struct geometry *g, const float *x, float *out,
-               size_t rows, float *scratch);
+/* Adapts `rows` embeddings with one version of the weights.  `scratch` holds
+ * 2·(rank + base_rank)·hidden_dim floats and is used for more than one row.  x and out do not
+ * overlap. */
+enum apply_status cell_apply(const struct cell *fast, const struct cell *slow,
+                             const struct geometry *g, const float *x, float *out, size_t rows,
+                             float *scratch);
 
 /* A copy of the whole published block of one version, and of the slow block it belongs to where
  * `slow_block` is not NULL; 0 if disturbed READ_ATTEMPTS times. */

@@ -68,6 +68,20 @@ WIDE int adapter_forward(const float *a, const float *b, size_t rank, size_t n, 
     return forward(a, b, rank, n, x, out, c);
 }
 
+WIDE int adapter_add(const float *a, const float *b, size_t rank, size_t n, const float *x,
+                     float *out)
+{
+    const float scale = 1.0f / sqrtf((float)rank);
+    float c[MAX_RANK];
+    project_down(a, rank, n, x, c);
+    if (!projection_is_finite(c, rank)) return 0;
+    size_t r = 0;
+    for (; r + 2 <= rank; r += 2)
+        axpy_pair(out, scale * c[r], b + r * n, scale * c[r + 1], b + (r + 1) * n, n);
+    for (; r < rank; r++) axpy(out, scale * c[r], b + r * n, n);
+    return 1;
+}
+
 WIDE void dot_rows(const float *rows, size_t count, size_t stride, size_t n, const float *x,
                    float *out)
 {
@@ -265,6 +279,14 @@ WIDE void learn_ridge(float *mean, float *covariance, const float *z, float targ
             covariance[i * FEATURES + j] *= shrink[i] * shrink[j];
 }
 
+/* How far an adapter moves x along a direction. */
+INLINE float shift_along(const float *ax, const float *bd, size_t rank)
+{
+    float moved = 0.0f;
+    for (size_t r = 0; r < rank; r++) moved += ax[r] * bd[r];
+    return moved / sqrtf((float)rank);
+}
+
 WIDE int learn_direction(const struct adapter *m, const float *x, const float *direction,
                          float target)
 {
@@ -274,10 +296,14 @@ WIDE int learn_direction(const struct adapter *m, const float *x, const float *d
     if (!isfinite(x_squared) || !isfinite(norm_squared)) return 0;
     if (norm_squared <= 0.0f) return 1;
     const float unit = 1.0f / sqrtf(norm_squared);
-    float moved = 0.0f;
-    for (size_t r = 0; r < m->rank; r++) moved += ax[r] * bd[r];
-    moved *= unit / sqrtf((float)m->rank);
-    const float error = target - moved;
+    float moved = shift_along(ax, bd, m->rank);
+    if (m->base_a) {
+        float base_ax[MAX_RANK], base_bd[MAX_RANK];
+        project_down(m->base_a, m->base_rank, m->n, x, base_ax);
+        project_down(m->base_b, m->base_rank, m->n, direction, base_bd);
+        moved += shift_along(base_ax, base_bd, m->base_rank);
+    }
+    const float error = target - moved * unit;
     if (!isfinite(error)) return 0;
     adapter_step(m->a, m->b, m->rank, m->n, x, direction, ax, bd, m->rate, error, x_squared, unit);
     return 1;

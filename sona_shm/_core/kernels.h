@@ -10,6 +10,9 @@
 int adapter_forward(const float *a, const float *b, size_t rank, size_t n, const float *x,
                      float *out);
 
+/* out += s·(x Aᵀ) B.  Returns 0, with nothing written, where adapter_forward would. */
+int adapter_add(const float *a, const float *b, size_t rank, size_t n, const float *x, float *out);
+
 /* out[i] = rows[i]·x for `count` rows that begin `stride` floats apart. */
 void dot_rows(const float *rows, size_t count, size_t stride, size_t n, const float *x, float *out);
 
@@ -53,6 +56,8 @@ struct adapter {
     float *a, *b;
     size_t rank, n;
     float rate;
+    const float *base_a, *base_b; /* an adapter beside it, whose share of h - x counts; or NULL */
+    size_t base_rank;
 };
 int learn_direction(const struct adapter *adapter, const float *x, const float *direction,
                     float target);

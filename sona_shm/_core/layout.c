@@ -109,6 +109,8 @@ const char *geometry_complete(struct geometry *g)
     g->owners_offset = place(&cursor, g->max_workers * sizeof(struct lane_owner));
     g->config_capacity = 64 * 1024;
     g->config_offset = place(&cursor, g->config_capacity);
+    g->result_capacity = 32 * 1024; /* some words for each of 1024 routes */
+    g->result_offset = place(&cursor, g->result_capacity);
     g->control_bytes = round_up(cursor, PAGE);
 
     g->allowed_words = (g->routes + 63) / 64;

@@ -4,7 +4,7 @@
  * module (shm/layout.py), so the two sides cannot disagree; the assertions below pin the
  * offsets so that a change of layout is a change of this file and of SONA_LAYOUT_VERSION.
  *
- *   control   | header | owners[max_workers] | configuration (msgpack) |
+ *   control   | header | owners[max_workers] | configuration (msgpack) | result of Loop B |
  *   ring      | identity | lane 0 | lane 1 | ...      each lane:
  *             |   lane header | ring bytes | decision slots | used marks |
  *   weights   | identity | fast cell header, slow cell header | fast buffers 0 to 3 |
@@ -68,6 +68,12 @@ _Static_assert(sizeof(struct segment_identity) == CACHE_LINE, "one line");
  *                    learner: 0                                   sides: store-then-load (Dekker);
  *                                                                 0 again relaxed: only a hint
  * flush_served       learner                    requesters        release/acquire: weights first
+ * learn_requested    any process, fetch_add     learner           acq_rel/acquire: as above
+ * learn_served       learner                    requesters        release/acquire: weights and the
+ *                                                                 result area first
+ * result area        learner                    requesters        plain, before learn_served; its
+ *                                                                 checksum tells a later result
+ *                                                                 that is just being written
  * learner_*, _ns     learner                    people            relaxed: for display only   */
 struct control_header {
     struct segment_identity identity;
@@ -100,6 +106,10 @@ struct control_header {
     shared_word published_ns;
     shared_word learner_terms;
     uint64_t unused5[3];
+    shared_word learn_requested;
+    uint64_t unused6[7];
+    shared_word learn_served;
+    uint64_t unused7[7];
 };
 _Static_assert(offsetof(struct control_header, ready) == 64, "layout");
 _Static_assert(offsetof(struct control_header, hidden_dim) == 128, "layout");
@@ -107,7 +117,9 @@ _Static_assert(offsetof(struct control_header, next_trajectory_id) == 256, "layo
 _Static_assert(offsetof(struct control_header, flush_requested) == 320, "layout");
 _Static_assert(offsetof(struct control_header, learner_sleeping) == 384, "layout");
 _Static_assert(offsetof(struct control_header, flush_served) == 448, "layout");
-_Static_assert(sizeof(struct control_header) == 512, "layout");
+_Static_assert(offsetof(struct control_header, learn_requested) == 512, "layout");
+_Static_assert(offsetof(struct control_header, learn_served) == 576, "layout");
+_Static_assert(sizeof(struct control_header) == 640, "layout");
 
 /* Who holds a lane.  Ownership itself is the kernel lock, never these words.
  *
@@ -308,7 +320,11 @@ _Static_assert(sizeof(struct cell_header) == 2 * CACHE_LINE, "begun and version 
     X(task_alarms)                                                                                 \
     X(tasks_begun)                                                                                 \
     X(tasks_returned)                                                                              \
-    X(tasks_merged)
+    X(tasks_merged)                                                                                \
+    X(cycles_installed)                                                                            \
+    X(cycles_skipped)                                                                              \
+    X(cycles_failed)                                                                               \
+    X(heads_refitted)
 
 #define COUNTER_ENUM(name) COUNTER_##name,
 enum learner_counter { LEARNER_COUNTERS(COUNTER_ENUM) COUNTER_COUNT };
@@ -462,7 +478,8 @@ struct slow_header {
     uint64_t fitted_ns;
     uint64_t rows;     /* the fit was made from */
     uint64_t consolidations; /* of the MicroLoRA into the BaseLoRA; 0: that one is zero */
-    uint64_t unused[3];
+    uint64_t learned_signals; /* signals_accumulated when Loop B last installed something */
+    uint64_t unused[2];
 };
 _Static_assert(sizeof(struct slow_header) == CACHE_LINE, "one line");
 
@@ -484,7 +501,9 @@ struct reservoir_row {
     uint32_t route;
     float quality;
     float baseline; /* mean quality over all routes at that time */
-    uint32_t unused[9];
+    float linear;   /* what the linear expert predicted, before it learned this outcome */
+    float propensity; /* with which the route was chosen; 1 where nobody knows */
+    uint32_t unused[7];
 };
 _Static_assert(sizeof(struct reservoir_row) == CACHE_LINE, "one line");
 #define ROW_ABSENT UINT64_MAX
@@ -495,7 +514,8 @@ struct geometry {
     uint64_t hidden_dim, rank, routes, max_workers, pending_decisions, lane_bytes, patterns,
         reservoir, base_rank, tasks;
     /* control */
-    uint64_t owners_offset, config_offset, config_capacity, control_bytes;
+    uint64_t owners_offset, config_offset, config_capacity, result_offset, result_capacity,
+        control_bytes;
     /* ring */
     uint64_t lane_stride, lane_ring_offset, lane_slots_offset, lane_marks_offset;
     uint64_t slot_bytes, slot_embedding, allowed_words;

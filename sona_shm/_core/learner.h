@@ -16,13 +16,10 @@ struct observation {
     uint64_t id, time_ns, latency_us;
     uint32_t route, tokens;
     float quality;
+    float propensity; /* with which the route was chosen; 0: not known */
     double price;  /* of the route */
     float reward;  /* filled when it was learned */
 };
-
-/* Learned targets are quality, or a reward with the price added back, within these bounds. */
-#define LEAST_TARGET -1.0f
-#define LARGEST_TARGET 1.0f
 
 struct learner_options {
     float adapter_rate;

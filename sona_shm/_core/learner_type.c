@@ -1,19 +1,5 @@
 /* Learner: what the one process that holds the lease may do. */
-#include "learner.h"
-
-#include "python.h"
-#include "refit.h"
-
-typedef struct {
-    PyObject_HEAD
-    Py_buffer control, ring, weights; /* .obj is NULL when released */
-    struct learner learner;
-    void *memory;
-    PyObject *reward;     /* a callable, or NULL */
-    struct refit *refit;  /* prepared, not installed */
-    int draining;  /* the GIL is released while this is set */
-    int refitting; /* the same, in the thread of a refit */
-} Learner;
+#include "learner_type.h"
 
 static void release_segments(Learner *self)
 {
@@ -152,14 +138,13 @@ static void learner_dealloc(Learner *self)
     PyTypeObject *type = Py_TYPE(self);
     release_segments(self); /* after fork also the copy of one whose thread was draining */
     PyMem_Free(self->memory);
-    if (self->refit) refit_free(self->refit);
     journal_free(&self->learner);
     Py_XDECREF(self->reward);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
-static int learner_open(const Learner *self)
+int learner_open(const Learner *self)
 {
     if (self->draining) {
         PyErr_SetString(PyExc_RuntimeError, "another thread is draining");
@@ -266,103 +251,10 @@ static PyObject *learner_take_journal(Learner *self, PyObject *unused)
     return taken;
 }
 
-/* ---- refits ---- */
-
-static PyObject *learner_refit_rows(Learner *self, PyObject *unused)
-{
-    const struct geometry *g = &self->learner.geometry;
-    uint64_t rows;
-    (void)unused;
-    if (!self->ring.obj) return PyErr_SetString(core.engine_closed, "the engine is closed"), NULL;
-    PyObject *bytes = PyByteArray_FromStringAndSize(
-        NULL, (Py_ssize_t)(g->reservoir * g->hidden_dim * sizeof(float)));
-    if (!bytes) return NULL;
-    float *embeddings = (float *)PyByteArray_AS_STRING(bytes);
-    self->refitting = 1;
-    Py_BEGIN_ALLOW_THREADS
-    rows = refit_rows(&self->learner, embeddings);
-    Py_END_ALLOW_THREADS
-    self->refitting = 0;
-    if (PyByteArray_Resize(bytes, (Py_ssize_t)(rows * g->hidden_dim * sizeof(float))) < 0)
-        Py_CLEAR(bytes);
-    return bytes;
-}
-
-static int fit_is_sound(const struct geometry *g, const Py_buffer *view, uint64_t count)
-{
-    return count >= 1 && count <= g->patterns &&
-           (uint64_t)view[0].len == PROJECTED * g->hidden_dim * sizeof(float) &&
-           (uint64_t)view[1].len == PROJECTED * sizeof(float) &&
-           (uint64_t)view[2].len == count * PROJECTED * sizeof(float) &&
-           (uint64_t)view[3].len == count * g->hidden_dim * sizeof(float);
-}
-
-static PyObject *learner_prepare_refit(Learner *self, PyObject *args)
-{
-    Py_buffer view[5];
-    unsigned long long rows, time_ns;
-    if (!PyArg_ParseTuple(args, "y*y*y*y*y*KK", &view[0], &view[1], &view[2], &view[3], &view[4],
-                          &rows, &time_ns))
-        return NULL;
-    const uint64_t count = (uint64_t)view[4].len / sizeof(uint64_t);
-    const struct patterns_fit fit = {view[0].buf, view[1].buf, view[2].buf, view[3].buf,
-                                     view[4].buf, count,       rows,        time_ns};
-    struct refit *refit = NULL;
-    if (!self->ring.obj || !fit_is_sound(&self->learner.geometry, view, count)) {
-        PyErr_SetString(PyExc_ValueError, "the engine is closed, or the arrays of the fit do not "
-                                          "have the shapes of its geometry");
-    } else {
-        self->refitting = 1;
-        Py_BEGIN_ALLOW_THREADS
-        refit = refit_prepare(&self->learner, &fit);
-        Py_END_ALLOW_THREADS
-        self->refitting = 0;
-        if (!refit) PyErr_NoMemory();
-    }
-    for (int i = 0; i < 5; i++) PyBuffer_Release(&view[i]);
-    if (!refit) return NULL;
-    if (self->refit) refit_free(self->refit);
-    self->refit = refit;
-    Py_RETURN_NONE;
-}
-
-/* Installs what was prepared; goes on without it where there is none. */
-static PyObject *learner_install_refit(Learner *self, PyObject *unused)
-{
-    (void)unused;
-    if (!learner_open(self)) return NULL;
-    if (self->refit) {
-        refit_install(&self->learner, self->refit);
-        refit_free(self->refit);
-        self->refit = NULL;
-    } else {
-        refit_give_up(&self->learner);
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *learner_refit_may_begin(Learner *self, void *unused)
-{
-    (void)unused;
-    return PyBool_FromLong(refit_may_begin(&self->learner));
-}
-
-static PyObject *learner_refit_is_due(Learner *self, void *unused)
-{
-    (void)unused;
-    return PyBool_FromLong(refit_is_due(&self->learner));
-}
-
 static PyObject *learner_journal_is_behind(Learner *self, void *unused)
 {
     (void)unused;
     return PyBool_FromLong(self->learner.journal_is_behind);
-}
-
-static PyObject *learner_refits(Learner *self, void *unused)
-{
-    (void)unused;
-    return PyLong_FromUnsignedLongLong(learner_header(&self->learner)->refits);
 }
 
 static PyObject *learner_unpublished(Learner *self, void *unused)
@@ -377,10 +269,20 @@ static PyObject *learner_unpublished_signals(Learner *self, void *unused)
     return PyLong_FromUnsignedLongLong(self->learner.unpublished_signals);
 }
 
+static PyObject *learner_slow_changed_method(Learner *self, PyObject *unused)
+{
+    (void)unused;
+    if (!learner_open(self)) return NULL;
+    learner_slow_changed(&self->learner);
+    Py_RETURN_NONE;
+}
+
+/* The two blocks lie one behind the other. */
 static int learner_getbuffer(Learner *self, Py_buffer *view, int flags)
 {
+    const struct geometry *g = &self->learner.geometry;
     return PyBuffer_FillInfo(view, (PyObject *)self, self->learner.work,
-                             (Py_ssize_t)self->learner.geometry.snapshot_bytes, 0, flags);
+                             (Py_ssize_t)(g->snapshot_bytes + g->slow_bytes), 0, flags);
 }
 
 static PyMethodDef learner_methods[] = {
@@ -402,14 +304,23 @@ static PyMethodDef learner_methods[] = {
      PyDoc_STR("settle($self, /)\n--\n\nLearn the default of decisions without feedback.")},
     {"take_journal", (PyCFunction)learner_take_journal, METH_NOARGS,
      PyDoc_STR("take_journal($self, /)\n--\n\nRows gathered since: (decisions, outcomes).")},
+    {"slow_changed", (PyCFunction)learner_slow_changed_method, METH_NOARGS,
+     PyDoc_STR("slow_changed($self, /)\n--\n\nHave the slow block published with the next version.")},
     {"refit_rows", (PyCFunction)learner_refit_rows, METH_NOARGS,
-     PyDoc_STR("refit_rows($self, /)\n--\n\nEmbeddings that the next refit learns from.")},
+     PyDoc_STR("refit_rows($self, /)\n--\n\nEmbeddings that the next scheduled refit learns from.")},
     {"prepare_refit", (PyCFunction)learner_prepare_refit, METH_VARARGS,
      PyDoc_STR("prepare_refit($self, projection, offset, centroids, full_centroids, sizes, rows, "
-               "time_ns, /)\n--\n\nRepeat the reservoir over newly fitted patterns.")},
-    {"install_refit", (PyCFunction)learner_install_refit, METH_NOARGS,
-     PyDoc_STR("install_refit($self, /)\n--\n\n"
-               "Make the prepared refit part of the working block, or go on without one.")},
+               "time_ns, scheduled, /)\n--\n\n"
+               "Repeat the reservoir over newly fitted patterns; returns what can be installed.")},
+    {"catch_up_refit", (PyCFunction)learner_catch_up_refit, METH_VARARGS,
+     PyDoc_STR("catch_up_refit($self, refit, limit, /)\n--\n\n"
+               "Repeat up to limit outcomes that came since; returns how many are left.")},
+    {"install_refit", (PyCFunction)learner_install_refit, METH_O,
+     PyDoc_STR("install_refit($self, refit, /)\n--\n\n"
+               "Make a refit part of the working block.")},
+    {"end_scheduled_refit", (PyCFunction)learner_end_scheduled_refit, METH_O,
+     PyDoc_STR("end_scheduled_refit($self, installed, /)\n--\n\n"
+               "Go on to the next scheduled refit.")},
     {"after_fork", (PyCFunction)learner_after_fork, METH_NOARGS,
      PyDoc_STR("after_fork($self, /)\n--\n\nForget a thread that drains in the parent.")},
     {"release", (PyCFunction)learner_release, METH_NOARGS,
@@ -439,7 +350,8 @@ static PyType_Slot learner_slots[] = {
     {Py_tp_methods, learner_methods},
     {Py_tp_getset, learner_attributes},
     {Py_bf_getbuffer, learner_getbuffer},
-    {Py_tp_doc, "Consumer of all lanes and writer of the weights; its buffer is the working block."},
+    {Py_tp_doc, "Consumer of all lanes and writer of the weights; its buffer is the working block, and "
+                 "behind it the slow block that it belongs to."},
     {0, NULL},
 };
 

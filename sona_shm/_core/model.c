@@ -12,11 +12,6 @@ double model_clip(double value)
     return value < LEAST_QUALITY ? LEAST_QUALITY : value > 1.0 ? 1.0 : value;
 }
 
-static const float *slow_floats(const struct model *m, uint64_t offset)
-{
-    return (const float *)(m->slow + offset);
-}
-
 void model_project(const struct model *m, const float *x, struct features *f)
 {
     const struct geometry *g = m->geometry;
@@ -24,11 +19,11 @@ void model_project(const struct model *m, const float *x, struct features *f)
     f->fitted = patterns > 0;
     f->pattern = NO_PATTERN;
     if (!f->fitted) return;
-    project(slow_floats(m, g->slow_projection), slow_floats(m, g->slow_offset), PROJECTED,
-            g->hidden_dim, x, f->projected);
+    project(model_slow_floats(m, g->slow_projection), model_slow_floats(m, g->slow_offset),
+            PROJECTED, g->hidden_dim, x, f->projected);
     f->projected[PROJECTED] = RIDGE_CONSTANT;
-    f->pattern = nearest(slow_floats(m, g->slow_centroids), g->pattern_stride, patterns, PROJECTED,
-                         f->projected);
+    f->pattern = nearest(model_slow_floats(m, g->slow_centroids), g->pattern_stride, patterns,
+                         PROJECTED, f->projected);
 }
 
 void model_features(const struct model *m, const float *x, struct features *f)
@@ -38,6 +33,9 @@ void model_features(const struct model *m, const float *x, struct features *f)
     if (!adapter_forward(model_floats(m, g->micro_a), model_floats(m, g->micro_b), g->rank,
                          g->hidden_dim, x, f->adapted))
         memcpy(f->adapted, x, g->hidden_dim * sizeof(float));
+    if (model_has_base(m))
+        adapter_add(model_slow_floats(m, g->slow_base_a), model_slow_floats(m, g->slow_base_b),
+                    g->base_rank, g->hidden_dim, x, f->adapted);
     add_scaled(f->adapted, -1.0f, model_floats(m, g->feature_mean), g->hidden_dim);
     const double spread = model_header(m)->spread.mean;
     f->scale = 1.0 / sqrt(spread > LEAST_SPREAD ? spread : LEAST_SPREAD);

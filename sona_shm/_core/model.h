@@ -26,6 +26,7 @@ struct features {
     double scale;             /* of `adapted` to about unit length */
     uint64_t pattern;         /* nearest one, or NO_PATTERN */
     int fitted;               /* whether there is a projection yet */
+    double linear;            /* from model_learn: what the linear expert had predicted */
 };
 #define NO_PATTERN UINT64_MAX
 
@@ -87,6 +88,17 @@ static inline uint64_t model_patterns(const struct model *m)
 {
     const uint64_t patterns = ((const struct slow_header *)m->slow)->patterns;
     return patterns < m->geometry->patterns ? patterns : m->geometry->patterns;
+}
+
+/* Whether there is a BaseLoRA yet; before the first consolidation it is zero. */
+static inline int model_has_base(const struct model *m)
+{
+    return ((const struct slow_header *)m->slow)->consolidations > 0;
+}
+
+static inline const float *model_slow_floats(const struct model *m, uint64_t offset)
+{
+    return (const float *)(m->slow + offset);
 }
 
 /* Fills features->adapted and the rest from a finite x. */

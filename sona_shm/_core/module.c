@@ -27,7 +27,8 @@ static PyObject *geometry_sizes(PyObject *module, PyObject *tuple)
     PyObject *sizes = PyDict_New();
 #define PUT(field)                                                                                 \
     if (sizes && put_number(sizes, #field, g.field) < 0) Py_CLEAR(sizes);
-    PUT(owners_offset) PUT(config_offset) PUT(config_capacity) PUT(control_bytes)
+    PUT(owners_offset) PUT(config_offset) PUT(config_capacity) PUT(result_offset)
+    PUT(result_capacity) PUT(control_bytes)
     PUT(lanes_offset) PUT(lane_stride) PUT(lane_ring_offset) PUT(lane_slots_offset)
     PUT(lane_marks_offset) PUT(slot_bytes) PUT(slot_embedding) PUT(allowed_words) PUT(ring_bytes)
     PUT(cell_offset) PUT(buffers_offset) PUT(buffer_stride)
@@ -59,6 +60,7 @@ static PyObject *layout_offsets(void)
     PUT(control_header, learner_sleeping) PUT(control_header, flush_served)
     PUT(control_header, learner_pid) PUT(control_header, learner_since_ns)
     PUT(control_header, published_ns) PUT(control_header, learner_terms)
+    PUT(control_header, learn_requested) PUT(control_header, learn_served)
     PUT(lane_owner, pid) PUT(lane_owner, since_ns) PUT(lane_owner, generation)
     PUT(lane_owner, label)
     PUT(lane_header, head) PUT(lane_header, intent) PUT(lane_header, trajectories) PUT(lane_header, feedbacks)
@@ -82,7 +84,7 @@ static PyObject *layout_offsets(void)
     PUT(task_detector, tasks) PUT(task_detector, current) PUT(task_detector, stay)
     PUT(task_detector, outcomes) PUT(task_detector, spread)
     PUT(slow_header, version) PUT(slow_header, patterns) PUT(slow_header, fitted_ns)
-    PUT(slow_header, rows) PUT(slow_header, consolidations)
+    PUT(slow_header, rows) PUT(slow_header, consolidations) PUT(slow_header, learned_signals)
     PUT(lane_progress, records) PUT(lane_progress, trajectories)
     PUT(lane_progress, journaled) PUT(lane_progress, settled)
     PUT(reservoir_row, sequence) PUT(reservoir_row, time_ns)
@@ -168,8 +170,11 @@ static PyObject *direction_function(PyObject *module, PyObject *const *args, Py_
         return NULL;
     PyObject *result = NULL;
     if (float_argument_row(&direction, args[3], "direction", (uint64_t)m.a.columns) == 0) {
-        const struct adapter adapter = {m.a.data, m.b.data, (size_t)m.a.rows, (size_t)m.a.columns,
-                                        (float)rate};
+        const struct adapter adapter = {.a = m.a.data,
+                                        .b = m.b.data,
+                                        .rank = (size_t)m.a.rows,
+                                        .n = (size_t)m.a.columns,
+                                        .rate = (float)rate};
         result = PyBool_FromLong(
             learn_direction(&adapter, m.x.data, direction.data, (float)target));
         float_argument_release(&direction);

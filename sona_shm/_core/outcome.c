@@ -138,7 +138,8 @@ enum lesson learn_feedback(struct learner *l, const struct record_header *record
                             .latency_us = record->latency_us,
                             .route = decision.route,
                             .tokens = record->tokens,
-                            .quality = record->quality};
+                            .quality = record->quality,
+                            .propensity = decision.propensity};
     if (learn_observation(l, l->embedding, &o) != LESSON_LEARNED) return LESSON_REJECTED;
     if (l->options.reference) learn_reference_outcome(l, l->embedding, record->quality);
     mark_used(l, mark, record->id);
@@ -179,7 +180,8 @@ static int settle(struct learner *l, const struct lane *lane, uint64_t sequence,
     struct observation o = {.id = id,
                             .time_ns = now_ns,
                             .route = decision.route,
-                            .quality = (float)l->options.default_quality};
+                            .quality = (float)l->options.default_quality,
+                            .propensity = decision.propensity};
     if (learn_observation(l, l->embedding, &o) == LESSON_LEARNED) {
         learner_count(l, COUNTER_defaults_learned, 1);
         l->unpublished_signals += 1;

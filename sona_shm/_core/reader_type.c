@@ -1,7 +1,7 @@
 /* Reader: what any attached process may do with the published weights.  Base class of Engine. */
 #include "decide.h"
 #include "python.h"
-#include "race.h"
+#include "reservoir.h"
 
 typedef struct {
     PyObject_HEAD
@@ -22,7 +22,7 @@ static int reader_init(Reader *self, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO", keywords, &weights, &geometry)) return -1;
     if (geometry_argument(geometry, &self->geometry) < 0) return -1;
     const struct geometry *g = &self->geometry;
-    self->scratch = PyMem_Malloc(2 * g->rank * g->hidden_dim * sizeof(float));
+    self->scratch = PyMem_Malloc(2 * (g->rank + g->base_rank) * g->hidden_dim * sizeof(float));
     if (!self->scratch) return PyErr_NoMemory(), -1;
     uint8_t *base = segment_hold(&self->weights, weights, g->weights_bytes, "weights");
     if (!base) return -1;
@@ -118,7 +118,7 @@ static int apply_arrays(Reader *self, const struct float_argument *x, float *out
         from = memcpy(copy, from, count * sizeof(float));
     }
     const enum apply_status status =
-        cell_apply(&self->cell, &self->geometry, from, out, rows, self->scratch);
+        cell_apply(&self->cell, &self->slow, &self->geometry, from, out, rows, self->scratch);
     PyMem_Free(copy);
     if (status == APPLY_DISTURBED) disturbed();
     if (status == APPLY_NOT_FINITE)
@@ -150,9 +150,10 @@ static PyObject *apply_into(Reader *self, struct float_argument *x, PyObject *ou
 
 PyDoc_STRVAR(apply_doc,
 "apply($self, /, x, out=None)\n--\n\n"
-"Adapt embeddings with the MicroLoRA that is published at this moment.\n\n"
-"Computes ``h = x + (x @ A.T) @ B / sqrt(rank)`` without a lock and always from one version of\n"
-"the weights, also for a batch.  This is the hot path: with a contiguous float32 ``x`` and\n"
+"Adapt embeddings with the adapters that are published at this moment.\n\n"
+"Computes ``h = x + (x @ A.T) @ B / sqrt(rank)`` with A and B of the MicroLoRA, plus the same\n"
+"term of the BaseLoRA once Loop B has consolidated; without a lock and always from one version\n"
+"of the weights, also for a batch.  This is the hot path: with a contiguous float32 ``x`` and\n"
 "``out`` nothing is allocated.\n\n"
 "Parameters\n----------\n"
 "x : array of float32, shape (hidden_dim,) or (n, hidden_dim)\n"
@@ -253,41 +254,66 @@ PyDoc_STRVAR(rows_doc, "_rows($self, first, end, /)\n--\n\n"
                        "oldest ones if a restored engine never had them; None: one is not there any\n"
                        "more.");
 
-static const struct reservoir_row *row_at(const Reader *self, uint64_t position)
+static int check_range(const Reader *self, uint64_t begin, uint64_t end)
 {
-    const struct geometry *g = &self->geometry;
-    return (const struct reservoir_row *)((const uint8_t *)self->weights.buf + g->reservoir_offset +
-                                          position % g->reservoir_rows * g->reservoir_stride);
+    const uint64_t held = self->geometry.reservoir_rows;
+    if (begin <= end && end - begin <= held) return 1;
+    PyErr_Format(PyExc_ValueError, "rows %llu to %llu of a reservoir of %llu",
+                 (unsigned long long)begin, (unsigned long long)end, (unsigned long long)held);
+    return 0;
 }
 
-static int copy_row(const Reader *self, uint64_t position, uint8_t *copy)
+/* Oldest first: the learner overwrites them in this order, and more slowly.  The number of bytes
+ * copied, or -1 if a row is not there any more. */
+static Py_ssize_t copy_rows(const Reader *self, uint64_t first, uint64_t end, uint8_t *rows)
 {
-    const struct reservoir_row *row = row_at(self, position);
-    if (load_acquire(&row->sequence) != position + 1) return 0;
-    racing_copy(copy, row, self->geometry.reservoir_stride);
-    atomic_thread_fence(memory_order_acquire);
-    return load_relaxed(&row->sequence) == position + 1;
+    const struct geometry *g = &self->geometry;
+    const uint8_t *reservoir = (const uint8_t *)self->weights.buf + g->reservoir_offset;
+    uint8_t *at = rows;
+    for (uint64_t position = first; position < end; position++) {
+        struct reservoir_row *copy = (struct reservoir_row *)at;
+        const enum row_state state = reservoir_read(g, reservoir, position, copy);
+        if (state == ROW_NEVER_HELD && at == rows) continue;
+        if (state != ROW_SOUND && load_relaxed(&copy->sequence) != position + 1) return -1;
+        at += g->reservoir_stride;
+    }
+    return at - rows;
 }
 
 static PyObject *reader_rows(Reader *self, PyObject *args)
 {
     unsigned long long first, end;
     if (!PyArg_ParseTuple(args, "KK", &first, &end) || !reader_open(self)) return NULL;
-    const struct geometry *g = &self->geometry;
-    if (first > end || end - first > g->reservoir_rows) {
-        PyErr_SetString(PyExc_ValueError, "the reservoir does not hold so many rows");
-        return NULL;
-    }
-    while (first < end && load_acquire(&row_at(self, first)->sequence) == ROW_ABSENT) first += 1;
-    const Py_ssize_t bytes = (Py_ssize_t)((end - first) * g->reservoir_stride);
+    if (!check_range(self, first, end)) return NULL;
+    const Py_ssize_t bytes = (Py_ssize_t)((end - first) * self->geometry.reservoir_stride);
     PyObject *rows = PyByteArray_FromStringAndSize(NULL, bytes);
-    uint8_t *copy = rows ? (uint8_t *)PyByteArray_AS_STRING(rows) : NULL;
-    /* Oldest first: the learner overwrites them in this order, and more slowly. */
-    for (uint64_t i = first; rows && i < end; i++, copy += g->reservoir_stride) {
-        if (copy_row(self, i, copy)) continue;
+    if (!rows) return NULL;
+    memset(PyByteArray_AS_STRING(rows), 0, (size_t)bytes);
+    const Py_ssize_t copied = copy_rows(self, first, end, (uint8_t *)PyByteArray_AS_STRING(rows));
+    if (copied < 0) {
         Py_DECREF(rows);
         Py_RETURN_NONE;
     }
+    if (PyByteArray_Resize(rows, copied) < 0) Py_CLEAR(rows);
+    return rows;
+}
+
+PyDoc_STRVAR(reservoir_doc, "_reservoir($self, begin, end, /)\n--\n\n"
+                            "The sound rows of these positions, one behind the other: a struct\n"
+                            "reservoir_row and its embedding each.");
+
+static PyObject *reader_reservoir(Reader *self, PyObject *args)
+{
+    const struct geometry *g = &self->geometry;
+    unsigned long long begin, end;
+    if (!PyArg_ParseTuple(args, "KK", &begin, &end) || !reader_open(self)) return NULL;
+    if (!check_range(self, begin, end)) return NULL;
+    const Py_ssize_t row = (Py_ssize_t)reservoir_row_bytes(g);
+    PyObject *rows = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(end - begin) * row);
+    if (!rows) return NULL;
+    const uint64_t count = reservoir_copy(g, (uint8_t *)self->weights.buf + g->reservoir_offset,
+                                          begin, end, (uint8_t *)PyByteArray_AS_STRING(rows));
+    if (PyByteArray_Resize(rows, (Py_ssize_t)count * row) < 0) Py_CLEAR(rows);
     return rows;
 }
 
@@ -305,6 +331,7 @@ static PyMethodDef reader_methods[] = {
     {"_snapshot", (PyCFunction)reader_snapshot, METH_NOARGS, snapshot_doc},
     {"_patterns", (PyCFunction)reader_patterns, METH_NOARGS, patterns_doc},
     {"_rows", (PyCFunction)reader_rows, METH_VARARGS, rows_doc},
+    {"_reservoir", (PyCFunction)reader_reservoir, METH_VARARGS, reservoir_doc},
     {"_version", (PyCFunction)reader_version, METH_NOARGS, version_doc},
     {"_release", (PyCFunction)reader_release, METH_NOARGS,
      PyDoc_STR("_release($self, /)\n--\n\nLet the weights segment go.")},

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "kernels.h"
-#include "race.h"
 
 /* The first refit, doubling until the last number, then at equal distances. */
 #define FIRST_REFIT UINT64_C(32)
@@ -52,43 +51,20 @@ int refit_state_is_sound(const struct learner *l)
 
 /* ---- the reservoir ---- */
 
-static struct reservoir_row *row_at(const struct learner *l, uint64_t position)
-{
-    const struct geometry *g = &l->geometry;
-    return (struct reservoir_row *)(l->reservoir +
-                                    position % g->reservoir_rows * g->reservoir_stride);
-}
-
 void reservoir_append(struct learner *l, const float *x, const struct observation *o,
-                      float quality, float baseline)
+                      float target, float baseline)
 {
     struct snapshot_header *header = learner_header(l);
-    struct reservoir_row *row = row_at(l, header->reservoir_position);
-    const struct reservoir_row values = {
-        .time_ns = o->time_ns, .route = o->route, .quality = quality, .baseline = baseline};
-    store_relaxed(&row->sequence, 0);
-    atomic_thread_fence(memory_order_release);
-    racing_copy(&row->time_ns, &values.time_ns,
-                sizeof values - offsetof(struct reservoir_row, time_ns));
-    racing_copy(row + 1, x, l->geometry.hidden_dim * sizeof(float));
+    const int known = o->propensity > 0.0f && o->propensity <= 1.0f; /* it may be a stray write's */
+    const struct reservoir_row values = {.time_ns = o->time_ns,
+                                         .route = o->route,
+                                         .quality = target,
+                                         .baseline = baseline,
+                                         .linear = (float)l->features.linear,
+                                         .propensity = known ? o->propensity : 1.0f};
+    reservoir_write(&l->geometry, l->reservoir, header->reservoir_position, &values, x);
     header->reservoir_position += 1;
-    store_release(&row->sequence, header->reservoir_position);
     store_release(&l->reservoir_filled, header->reservoir_position);
-}
-
-/* An engine that was restored into a larger reservoir does not have all the rows it has room for. */
-static int row_is_there(const struct reservoir_row *row)
-{
-    return load_relaxed(&row->sequence) != ROW_ABSENT;
-}
-
-/* Whether a row may be learned from: it lies where others could write. */
-static int row_is_sound(const struct learner *l, const struct reservoir_row *row)
-{
-    const float *x = (const float *)(row + 1);
-    return row->route < l->geometry.routes && row->quality >= LEAST_TARGET &&
-           row->quality <= LARGEST_TARGET && fabsf(row->baseline) <= 2.0f &&
-           squared_norm(x, l->geometry.hidden_dim) <= 1.01f;
 }
 
 static uint64_t first_row(const struct learner *l, uint64_t begins)
@@ -98,13 +74,14 @@ static uint64_t first_row(const struct learner *l, uint64_t begins)
 
 uint64_t refit_rows(const struct learner *l, float *embeddings)
 {
-    const uint64_t end = refit_begins_at(l->refit_number), n = l->geometry.hidden_dim;
+    const struct geometry *g = &l->geometry;
+    const uint64_t end = refit_begins_at(l->refit_number), n = g->hidden_dim;
     uint64_t count = 0;
-    for (uint64_t i = first_row(l, end); i < end; i++) {
-        const struct reservoir_row *row = row_at(l, i);
-        if (!row_is_there(row) || !row_is_sound(l, row)) continue;
-        memcpy(embeddings + count++ * n, row + 1, n * sizeof(float));
-    }
+    struct reservoir_row *row = malloc(reservoir_row_bytes(g));
+    for (uint64_t i = first_row(l, end); row && i < end; i++)
+        if (reservoir_read(g, l->reservoir, i, row) == ROW_SOUND)
+            memcpy(embeddings + count++ * n, row + 1, n * sizeof(float));
+    free(row);
     return count;
 }
 
@@ -144,44 +121,48 @@ static void fill_slow(const struct model *m, const struct patterns_fit *fit)
 
 static void repeat_rows(const struct learner *l, struct refit *refit, uint64_t end)
 {
+    const uint64_t held = l->geometry.reservoir_rows;
+    if (end > held && refit->next < end - held) refit->next = end - held;
     for (; refit->next < end; refit->next++) {
-        const struct reservoir_row *row = row_at(l, refit->next);
-        if (!row_is_there(row)) continue;
-        if (!row_is_sound(l, row)) {
-            refit->corrupt += 1;
-            continue;
-        }
+        const struct reservoir_row *row = refit->row;
+        const enum row_state state =
+            reservoir_read(&l->geometry, l->reservoir, refit->next, refit->row);
+        refit->corrupt += state == ROW_UNSOUND;
+        if (state != ROW_SOUND) continue;
         model_project(&refit->model, (const float *)(row + 1), &refit->features);
         model_relearn(&refit->model, &l->options.rates, &refit->features, row->route, row->quality,
                       refit->next < refit->begins ? refit->baseline : row->baseline);
     }
 }
 
-struct refit *refit_prepare(const struct learner *l, const struct patterns_fit *fit)
+struct refit *refit_prepare(const struct learner *l, const struct patterns_fit *fit,
+                            uint64_t begins)
 {
     const struct geometry *g = &l->geometry;
     struct refit *refit = calloc(1, sizeof *refit);
     if (!refit) return NULL;
     refit->model = (struct model){g, calloc(1, g->snapshot_bytes), calloc(1, g->slow_bytes)};
-    if (!refit->model.block || !refit->model.slow) {
+    refit->row = calloc(1, reservoir_row_bytes(g));
+    if (!refit->model.block || !refit->model.slow || !refit->row) {
         refit_free(refit);
         return NULL;
     }
     fill_slow(&refit->model, fit);
     for (uint64_t k = 0; k < g->routes; k++) model_forget_route(&refit->model, k);
-    refit->begins = refit_begins_at(l->refit_number);
-    refit->next = first_row(l, refit->begins);
-    refit->baseline = row_at(l, refit->begins - 1)->baseline;
+    refit->begins = begins;
+    refit->next = first_row(l, begins);
+    if (reservoir_read(g, l->reservoir, begins - 1, refit->row) == ROW_SOUND)
+        refit->baseline = refit->row->baseline;
     repeat_rows(l, refit, load_acquire(&l->reservoir_filled));
     return refit;
 }
 
-static void next_refit(struct learner *l)
+uint64_t refit_catch_up(const struct learner *l, struct refit *refit, uint64_t limit)
 {
-    struct snapshot_header *header = learner_header(l);
-    header->refits += 1;
-    learner_schedule_refit(l);
-    l->unpublished += 1;
+    const uint64_t filled = learner_header(l)->reservoir_position;
+    const uint64_t left = filled - refit->next;
+    repeat_rows(l, refit, left < limit ? filled : refit->next + limit);
+    return filled - refit->next;
 }
 
 static void install_patterns(struct learner *l, const uint8_t *slow)
@@ -210,19 +191,21 @@ void refit_install(struct learner *l, struct refit *refit)
 
     install_patterns(l, refit->model.slow);
     learner_count(l, COUNTER_reservoir_corrupt, refit->corrupt);
-    learner_count(l, COUNTER_refits_installed, 1);
-    next_refit(l);
+    l->unpublished += 1;
 }
 
-void refit_give_up(struct learner *l)
+void refit_done(struct learner *l, int installed)
 {
-    learner_count(l, COUNTER_refits_failed, 1);
-    next_refit(l);
+    learner_count(l, installed ? COUNTER_refits_installed : COUNTER_refits_failed, 1);
+    learner_header(l)->refits += 1;
+    learner_schedule_refit(l);
+    l->unpublished += 1;
 }
 
 void refit_free(struct refit *refit)
 {
     free(refit->model.block);
     free(refit->model.slow);
+    free(refit->row);
     free(refit);
 }

@@ -91,8 +91,17 @@ static int exact_rule(struct learner *l, const float *x, struct step_cursor curs
     const struct geometry *g = &l->geometry;
     const size_t n = g->hidden_dim;
     const struct snapshot_header *header = learner_header(l);
-    const struct adapter adapter = {learner_floats(l, g->micro_a), learner_floats(l, g->micro_b),
-                                    g->rank, n, l->options.adapter_rate};
+    const int based = model_has_base(&l->model);
+    const struct adapter adapter = {
+        .a = learner_floats(l, g->micro_a),
+        .b = learner_floats(l, g->micro_b),
+        .rank = g->rank,
+        .n = n,
+        .rate = l->options.adapter_rate,
+        .base_a = based ? model_slow_floats(&l->model, g->slow_base_a) : NULL,
+        .base_b = based ? model_slow_floats(&l->model, g->slow_base_b) : NULL,
+        .base_rank = g->base_rank,
+    };
     const double advantage = quality - header->quality.mean;
     if (cursor.left == 0) return learn_direction(&adapter, x, x, clamp_unit(advantage));
 

@@ -133,6 +133,19 @@ INLINE void axpy2(float *y, float c, float *z, float d, const float *x, size_t n
     for (; i < n; i++) y[i] += c * x[i], z[i] += d * x[i];
 }
 
+/* y += c·x + d·z with one pass over y. */
+INLINE void axpy_pair(float *y, float c, const float *x, float d, const float *z, size_t n)
+{
+    vector u, v, w;
+    size_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) {
+        vector_load(&u, x + i), vector_load(&v, y + i), vector_load(&w, z + i);
+        v += c * u + d * w;
+        vector_store(y + i, &v);
+    }
+    for (; i < n; i++) y[i] += c * x[i] + d * z[i];
+}
+
 /* y += c·x */
 INLINE void axpy(float *y, float c, const float *x, size_t n)
 {

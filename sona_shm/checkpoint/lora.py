@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sona_shm.learning.consolidation import singular_values
 from sona_shm.learning.lora import initial_down_projection
 
 
@@ -44,7 +45,7 @@ def changed_rank(
         new_a[:old] = a
         new_b[:old] = b * np.float32(np.sqrt(rank / old))
         return new_a, new_b
-    left, values, right = _singular_values(a.astype(np.float64) / np.sqrt(old), b)
+    left, values, right = singular_values(a.astype(np.float64) / np.sqrt(old), b.astype(np.float64))
     # A row of A learns at the pace of its length: the new ones are as long as the old ones.
     length = float(np.sqrt(np.mean(np.sum(a.astype(np.float64) ** 2, axis=1))))
     for i in range(min(rank, len(values))):
@@ -52,13 +53,3 @@ def changed_rank(
             new_a[i] = left[i] * length
             new_b[i] = right[i] * (values[i] * np.sqrt(rank) / length)
     return new_a, new_b
-
-
-def _singular_values(
-    a: NDArray[np.float64], b: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Rows of left vectors, values and rows of right vectors of ``aᵀ b``, without forming it."""
-    q_a, r_a = np.linalg.qr(a.T)
-    q_b, r_b = np.linalg.qr(b.astype(np.float64).T)
-    u, values, v = np.linalg.svd(r_a @ r_b.T)
-    return (q_a @ u).T, values, v @ q_b.T

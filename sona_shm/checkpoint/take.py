@@ -10,7 +10,7 @@ from sona_shm import _core
 from sona_shm.checkpoint.state import Counts, EngineState, first_row, get_field, state_of_blocks
 from sona_shm.checkpoint.validate import Unsound, check_state
 from sona_shm.errors import CheckpointError
-from sona_shm.loops.instant import config_of
+from sona_shm.loops.engine_memory import config_of
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.memory import EngineMemory
 from sona_shm.shm.waiting import wait_until

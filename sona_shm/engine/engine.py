@@ -14,14 +14,15 @@ from sona_shm.checkpoint.convert import changed_state
 from sona_shm.checkpoint.restore import restore_memory
 from sona_shm.checkpoint.rotation import load_checkpoint
 from sona_shm.config import SonaConfig
+from sona_shm.engine.background import BackgroundRequests
 from sona_shm.engine.options import LearnerKind, learner_options
 from sona_shm.engine.saving import Saving
 from sona_shm.errors import ConfigError
 from sona_shm.learner import LearnerProcess, LearnerThread, start_learner
-from sona_shm.learning.lora import MicroLoRA
+from sona_shm.learning.lora import LoRA
 from sona_shm.learning.reasoning_bank import LearnedPattern, ReasoningBank
 from sona_shm.loops.drain import LearnerOptions
-from sona_shm.loops.instant import create_engine_memory
+from sona_shm.loops.engine_memory import create_engine_memory
 from sona_shm.loops.patterns import checked_query, published_bank
 from sona_shm.loops.reward import RewardFunction
 from sona_shm.monitor.stats import EngineStats, collect
@@ -49,7 +50,7 @@ def _weak_release(engine: Engine) -> Callable[[], None]:
     return release
 
 
-class Engine(Saving):
+class Engine(BackgroundRequests, Saving):
     """One process's end of an engine: routes, adapts, records, gives feedback.
 
     Made by `Engine.create`, `Engine.attach` or `Engine.restore`.  Any process may attach by name;
@@ -101,7 +102,7 @@ class Engine(Saving):
         replace: bool = False,
         journal: str | os.PathLike[str] | None = None,
         reward: RewardFunction | None = None,
-        adapter: MicroLoRA | None = None,
+        adapter: LoRA | None = None,
     ) -> Engine:
         """Make a new engine and attach to it.
 
@@ -122,7 +123,7 @@ class Engine(Saving):
         reward : callable, optional
             Computes the reward of an `Outcome`; None takes ``quality - cost_weight * cost``.
             Where the learner is a process, it must be importable there.
-        adapter : MicroLoRA, optional
+        adapter : LoRA, optional
             Becomes the BaseLoRA that the engine begins with, such as ``read_peft(DIRECTORY)``; of
             a rank up to ``config.base_lora_rank``.
 

@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike
 
 from sona_shm import _core
 from sona_shm.config import SonaConfig
-from sona_shm.loops.instant import InstantLoop, config_of
+from sona_shm.loops.engine_memory import config_of
+from sona_shm.loops.instant import InstantLoop
 from sona_shm.shm.memory import EngineMemory
 from sona_shm.trajectory import Decision, Prediction, QueryTrajectory, TrajectoryBuilder
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from sona_shm.errors import ExportError, NonFiniteError, ShapeError
 from sona_shm.export.directory import new_directory
 from sona_shm.export.json_files import Fields, read_object
-from sona_shm.learning.lora import MAX_RANK, MicroLoRA
+from sona_shm.learning.lora import MAX_RANK, LoRA
 
 _CONFIG: Final = "adapter_config.json"
 _WEIGHTS: Final = "adapter_model.safetensors"
@@ -54,14 +54,14 @@ _PLAIN_STARTS: Final = (True, False, "gaussian", "eva", "orthogonal")
 _DTYPES: Final = ("F64", "F32", "F16")
 
 
-def write_peft(directory: str | os.PathLike[str], adapter: MicroLoRA) -> None:
+def write_peft(directory: str | os.PathLike[str], adapter: LoRA) -> None:
     """Write an adapter as a directory that PEFT's ``PeftModel.from_pretrained`` loads.
 
     Parameters
     ----------
     directory : path
         Of what does not exist yet; it appears with both files, or not at all.
-    adapter : MicroLoRA
+    adapter : LoRA
         a and b of float32, shape (rank, hidden_dim).
 
     Raises
@@ -73,9 +73,9 @@ def write_peft(directory: str | os.PathLike[str], adapter: MicroLoRA) -> None:
 
     Examples
     --------
-    >>> import tempfile
+    >>> import sona_shm as sona, tempfile
     >>> directory = Path(tempfile.mkdtemp(), "adapter")
-    >>> write_peft(directory, MicroLoRA(4, rank=2))
+    >>> write_peft(directory, sona.MicroLoRA(4, rank=2))
     >>> sorted(path.name for path in directory.iterdir())
     ['adapter_config.json', 'adapter_model.safetensors']
 
@@ -112,11 +112,11 @@ def write_peft(directory: str | os.PathLike[str], adapter: MicroLoRA) -> None:
         (work / _WEIGHTS).write_bytes(weights)
 
 
-def read_peft(directory: str | os.PathLike[str]) -> MicroLoRA:
+def read_peft(directory: str | os.PathLike[str]) -> LoRA:
     """Read an adapter that `write_peft`, or PEFT's own ``save_pretrained``, has written.
 
     Our scale is ``1/sqrt(rank)``; another one (``lora_alpha``, ``use_rslora``) is folded into B,
-    so that `MicroLoRA.forward` computes what PEFT does on an identity layer.
+    so that `LoRA.forward` computes what PEFT does on an identity layer.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def read_peft(directory: str | os.PathLike[str]) -> MicroLoRA:
 
     Returns
     -------
-    MicroLoRA
+    LoRA
 
     Raises
     ------
@@ -139,9 +139,9 @@ def read_peft(directory: str | os.PathLike[str]) -> MicroLoRA:
 
     Examples
     --------
-    >>> import tempfile
+    >>> import sona_shm as sona, tempfile
     >>> directory = Path(tempfile.mkdtemp(), "adapter")
-    >>> write_peft(directory, MicroLoRA(4, rank=2))
+    >>> write_peft(directory, sona.MicroLoRA(4, rank=2))
     >>> read_peft(directory).forward([1.0, 2.0, 3.0, 4.0])
     array([1., 2., 3., 4.], dtype=float32)
 
@@ -160,7 +160,7 @@ def read_peft(directory: str | os.PathLike[str]) -> MicroLoRA:
         )
     with np.errstate(over="ignore"):
         b = factor * b.T.astype(np.float64)
-        adapter = MicroLoRA.from_weights(a.astype(np.float32), b.astype(np.float32))
+        adapter = LoRA(*(w.astype(np.float32, order="C") for w in (a, b)))
     _require_finite(adapter, f"the adapter in {directory}")
     return adapter
 
@@ -210,6 +210,6 @@ def _read_weights(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]
         ) from None
 
 
-def _require_finite(adapter: MicroLoRA, what: str) -> None:
+def _require_finite(adapter: LoRA, what: str) -> None:
     if not (np.isfinite(adapter.a).all() and np.isfinite(adapter.b).all()):
         raise NonFiniteError(f"{what} holds NaN or infinity, expected finite numbers")

@@ -66,8 +66,8 @@ def k_means(points: NDArray[np.float32], clusters: int, seed: int) -> Clusters:
     sample = evenly(points, _LARGEST_SAMPLE)
     centroids = _plus_plus(sample, clusters, np.random.default_rng(seed))
     for _ in range(_ROUNDS):
-        centroids = _means(sample, _nearest(sample, centroids), len(centroids))
-    assignment = _nearest(points, centroids)
+        centroids = _means(sample, nearest_centroid(sample, centroids), len(centroids))
+    assignment = nearest_centroid(points, centroids)
     sizes = np.bincount(assignment, minlength=len(centroids))
     order = np.argsort(-sizes, kind="stable")
     order = order[sizes[order] > 0]
@@ -93,7 +93,16 @@ def _plus_plus(
     return points[chosen]
 
 
-def _nearest(points: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int64]:
+def nearest_centroid(
+    points: NDArray[np.float32], centroids: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """For each point the index of the centroid that is nearest to it.
+
+    Examples
+    --------
+    >>> nearest_centroid(np.array([[0.2], [0.9]], np.float32), np.array([[0.0], [1.0]]))
+    array([0, 1])
+    """
     half = 0.5 * np.square(centroids).sum(axis=1)
     nearest: NDArray[np.int64] = np.argmax(points @ centroids.T - half, axis=1)
     return nearest

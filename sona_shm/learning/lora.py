@@ -1,4 +1,4 @@
-"""The MicroLoRA as plain arrays."""
+"""The adapters as plain arrays."""
 
 from __future__ import annotations
 
@@ -28,7 +28,84 @@ def initial_down_projection(rank: int, hidden_dim: int) -> NDArray[np.float32]:
     return values.astype(np.float32).reshape(rank, hidden_dim)
 
 
-class MicroLoRA:
+class LoRA:
+    """A low-rank adapter ``h = x + (x @ A.T) @ B / sqrt(rank)``; such is the BaseLoRA.
+
+    Parameters
+    ----------
+    a, b : numpy.ndarray of float32, shape (rank, hidden_dim)
+        Down- and up-projection; not copied.
+
+    Raises
+    ------
+    ShapeError
+        If a and b do not have one shape (rank, hidden_dim).
+
+    Examples
+    --------
+    >>> zero = np.zeros((8, 3), np.float32)
+    >>> LoRA(zero, zero).forward([1.0, 2.0, 3.0])
+    array([1., 2., 3.], dtype=float32)
+
+    References
+    ----------
+    Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685.
+    """
+
+    def __init__(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
+        if a.ndim != 2 or a.shape != b.shape or not 1 <= len(a) <= MAX_RANK:
+            raise ShapeError(
+                f"a and b have shapes {a.shape} and {b.shape}, expected one shape (rank, "
+                f"hidden_dim) with rank from 1 to {MAX_RANK}"
+            )
+        self.a, self.b = a, b
+
+    @property
+    def rank(self) -> int:
+        """Number of rows of a and b.
+
+        Examples
+        --------
+        >>> MicroLoRA(8, rank=2).rank
+        2
+        """
+        return int(self.a.shape[0])
+
+    def forward(self, x: ArrayLike) -> NDArray[np.float32]:
+        """Adapt one embedding.
+
+        Parameters
+        ----------
+        x : array_like of float32, shape (hidden_dim,)
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (hidden_dim,)
+
+        Raises
+        ------
+        ShapeError, DtypeError, NonFiniteError
+
+        Examples
+        --------
+        >>> MicroLoRA(2).forward([1.0, 2.0])
+        array([1., 2.], dtype=float32)
+        """
+        return _core.adapter_forward(self.a, self.b, x)
+
+    def shift(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How far embeddings, shape (hidden_dim,) or rows of them, are moved.
+
+        Examples
+        --------
+        >>> MicroLoRA(2).shift(np.ones((3, 2), np.float32)).shape
+        (3, 2)
+        """
+        scale = np.float32(1.0 / np.sqrt(self.rank))
+        return np.multiply((x @ self.a.T) @ self.b, scale, dtype=np.float32)
+
+
+class MicroLoRA(LoRA):
     """A low-rank adapter ``h = x + (x @ A.T) @ B / sqrt(rank)``.
 
     ``A`` is small and deterministic, ``B`` zero at the start, so that the adapter begins as the
@@ -69,8 +146,8 @@ class MicroLoRA:
                 f"hidden_dim is {hidden_dim} and rank {rank}, expected hidden_dim of at least 1 "
                 f"and rank from 1 to {MAX_RANK}"
             )
-        self.a = initial_down_projection(rank, hidden_dim)
-        self.b = np.zeros_like(self.a)
+        a = initial_down_projection(rank, hidden_dim)
+        super().__init__(a, np.zeros_like(a))
         self._working: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
         self._pending = 0
 
@@ -95,17 +172,6 @@ class MicroLoRA:
         return adapter
 
     @property
-    def rank(self) -> int:
-        """Number of rows of a and b.
-
-        Examples
-        --------
-        >>> MicroLoRA(8, rank=2).rank
-        2
-        """
-        return int(self.a.shape[0])
-
-    @property
     def pending_updates(self) -> int:
         """Signals accumulated since the last `apply_accumulated`.
 
@@ -115,28 +181,6 @@ class MicroLoRA:
         0
         """
         return self._pending
-
-    def forward(self, x: ArrayLike) -> NDArray[np.float32]:
-        """Adapt one embedding.
-
-        Parameters
-        ----------
-        x : array_like of float32, shape (hidden_dim,)
-
-        Returns
-        -------
-        numpy.ndarray of float32, shape (hidden_dim,)
-
-        Raises
-        ------
-        ShapeError, DtypeError
-
-        Examples
-        --------
-        >>> MicroLoRA(2).forward([1.0, 2.0])
-        array([1., 2.], dtype=float32)
-        """
-        return _core.adapter_forward(self.a, self.b, x)
 
     def accumulate_gradient(self, signal: LearningSignal, learning_rate: float = 0.002) -> None:
         """Take one exact gradient step on a working copy, by the chain rule through both factors.

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from sona_shm import _core
 from sona_shm.config import EXPERTS, SonaConfig
 from sona_shm.errors import ConfigError, NonFiniteError, ShapeError
-from sona_shm.learning.lora import MicroLoRA, initial_down_projection
-from sona_shm.shm.layout import LEARNER_COUNTERS, NAME_BYTES, OFFSETS, Geometry
+from sona_shm.learning.ewc import Anchor
+from sona_shm.learning.lora import LoRA, initial_down_projection
+from sona_shm.shm.layout import CACHE_LINE, LEARNER_COUNTERS, NAME_BYTES, OFFSETS, Geometry
 
 # A baseline starts at the middle of [0, 1]: with the weight of one observation, or of none.
 _BASELINES: Final = {"step_reward": (0.5, 1.0), "quality": (0.5, 1.0), "outcome": (0.5, 0.0)}
@@ -74,10 +75,20 @@ class Snapshot:
         values = np.frombuffer(self._block, np.uint64, len(LEARNER_COUNTERS), start)
         return dict(zip(LEARNER_COUNTERS, map(int, values), strict=True))
 
+    def count(self, counter: str, more: int = 1) -> None:
+        """Add to a counter; of a block that may be written."""
+        start = OFFSETS["snapshot_header.counters"] + 8 * LEARNER_COUNTERS.index(counter)
+        struct.pack_into("<Q", self._block, start, self._unpack("<Q", start)[0] + more)
+
     @property
     def version(self) -> int:
         """The version this block was published as."""
         return int(self._header("version"))
+
+    @property
+    def reservoir_position(self) -> int:
+        """Outcomes ever written to the reservoir."""
+        return int(self._header("reservoir_position"))
 
     @property
     def refits(self) -> int:
@@ -184,9 +195,9 @@ class Patterns:
         sizes = geometry.sizes()
         n, projected = geometry.hidden_dim, _core.PROJECTED
         stride = sizes["pattern_stride"]
-        self.version, count, self.fitted_ns, self.rows, self.consolidations = struct.unpack_from(
-            "<5Q", block
-        )
+        header = struct.unpack_from("<6Q", block)
+        self.version, count, self.fitted_ns, self.rows = header[:4]
+        self.consolidations, self.learned_signals = header[4:]
         self.count = min(count, geometry.patterns)
 
         def floats(name: str, *shape: int) -> NDArray[np.float32]:
@@ -199,8 +210,19 @@ class Patterns:
         self.centroids = np.ascontiguousarray(columns[:, : self.count].T)
         self.full_centroids = floats("slow_full_centroids", geometry.patterns, n)[: self.count]
         self.sizes = np.frombuffer(block, np.uint64, self.count, sizes["slow_sizes"])
+        self._block, self._geometry = block, geometry
         self.base_a = floats("slow_base_a", geometry.base_rank, n)
         self.base_b = floats("slow_base_b", geometry.base_rank, n)
+
+    def anchor(self, route: int) -> Anchor | None:
+        """What tasks other than the current one need of a route's head; None: nothing."""
+        sizes, n = self._geometry.sizes(), self._geometry.hidden_dim
+        start = sizes["slow_anchors"] + route * sizes["anchor_stride"]
+        (outcomes,) = struct.unpack_from("<d", self._block, start)
+        if not outcomes >= 1.0:
+            return None
+        rows = np.frombuffer(self._block, np.float32, 2 * n, start + CACHE_LINE)
+        return Anchor(rows[:n], rows[n:])
 
 
 def first_block(config: SonaConfig) -> bytes:
@@ -221,13 +243,13 @@ def first_block(config: SonaConfig) -> bytes:
     return bytes(block)
 
 
-def first_slow_block(config: SonaConfig, adapter: MicroLoRA | None = None) -> bytes:
+def first_slow_block(config: SonaConfig, adapter: LoRA | None = None) -> bytes:
     """What a new engine publishes beside it: no patterns, and the given adapter as BaseLoRA.
 
     Parameters
     ----------
     config : SonaConfig
-    adapter : MicroLoRA, optional
+    adapter : LoRA, optional
         Of a rank up to ``base_lora_rank``.  It is filled up with rows of zeros, and B scaled, so
         that the function stays the same at that rank.
 
@@ -252,10 +274,10 @@ def first_slow_block(config: SonaConfig, adapter: MicroLoRA | None = None) -> by
     return bytes(block)
 
 
-def _check_adapter(adapter: MicroLoRA, config: SonaConfig) -> None:
-    if not isinstance(adapter, MicroLoRA):
+def _check_adapter(adapter: LoRA, config: SonaConfig) -> None:
+    if not isinstance(adapter, LoRA):
         raise ConfigError(
-            f"adapter is {adapter!r}, expected a MicroLoRA, such as read_peft(DIRECTORY) gives"
+            f"adapter is {adapter!r}, expected a LoRA, such as read_peft(DIRECTORY) gives"
         )
     if adapter.a.shape[1] != config.hidden_dim:
         raise ShapeError(

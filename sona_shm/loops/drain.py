@@ -6,7 +6,7 @@ alone; `step` decides only when it becomes visible:
 * at the latest after ``flush_threshold`` signals,
 * once every lane is drained, when the oldest unpublished signal is ``flush_interval_ms`` old,
 * when a process asks (`InstantLoop.flush`),
-* when a refit of the patterns is installed.
+* when a refit of the patterns, or a cycle of Loop B, is installed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from sona_shm import _core
 from sona_shm.config import SonaConfig
 from sona_shm.errors import NotTheLearner
 from sona_shm.learning.snapshot import Snapshot
+from sona_shm.loops.background import BackgroundLoop
 from sona_shm.loops.journal import LearnerJournal
+from sona_shm.loops.learn_result import LearnResult
 from sona_shm.loops.refit import Refit
 from sona_shm.loops.reward import RewardFunction, reward_hook
 from sona_shm.shm import fork
@@ -118,7 +120,10 @@ class DrainLoop:
                 reward=reward_hook(options.reward, self._route_name),
             )
             self._refit = Refit(self._core, config.hidden_dim, config.pattern_clusters)
+            # Who keeps trajectories learns in the process that records them.
+            self.background = BackgroundLoop(memory, config, self._core, beside=not keep)
             memory.at_close(self._refit.wait)
+            memory.at_close(self.background.stop)
             memory.at_close(self._core.release)
             if options.journal is not None:
                 self._journal = LearnerJournal(options.journal, memory, config, self._core)
@@ -140,6 +145,7 @@ class DrainLoop:
                 self._publish(force=True)
                 self._memory.control.store(_SERVED, asked)
                 return consumed
+            self._learn_in_background()
             if self._settles:
                 self._core.settle()
             room = max(1, self._threshold - self._core.unpublished)
@@ -180,6 +186,30 @@ class DrainLoop:
         self._publish()
         return True
 
+    def _learn_in_background(self) -> LearnResult | None:
+        """Begin a cycle of Loop B that is due, or install one that has ended."""
+        background = self.background
+        if background.may_begin:
+            if background.is_asked:
+                self._drain_all()  # what was recorded before the request counts
+                self._publish(force=True)
+            background.begin()
+        if not background.may_install:
+            return None
+        result = background.install()
+        self._publish()
+        return background.answer(result)
+
+    def learn(self) -> LearnResult:
+        """Run a cycle of Loop B in the calling process; only where learning is inline."""
+        with self._lock:
+            self._drain_all()
+            self._publish(force=True)
+            self.background.begin()
+            result = self._learn_in_background()
+            assert result is not None
+            return result
+
     def _publish(self, *, force: bool = False) -> None:
         if force:
             self._core.apply_reference()
@@ -211,7 +241,8 @@ class DrainLoop:
     def working_snapshot(self) -> Snapshot:
         """A copy of what the next publication will hold."""
         with self._lock:
-            return Snapshot(bytes(self._core), self._memory.geometry)
+            block = memoryview(self._core)[: self._memory.sizes["snapshot_bytes"]]
+            return Snapshot(bytes(block), self._memory.geometry)
 
     def drain_trajectories(self, limit: int | None = None) -> list[QueryTrajectory]:
         """Take learned trajectories out of the lanes, oldest first in each lane."""
@@ -228,6 +259,7 @@ class DrainLoop:
         """In a forked child: nobody drains here, and the lease is the parent's."""
         self._core.after_fork()
         self._refit.abandon()
+        self.background.abandon()
         self._journal = None
         self._lock = threading.Lock()
         self._waiting = threading.Lock()
@@ -237,6 +269,7 @@ class DrainLoop:
         self._memory.bell.ring()  # for a thread that waits
         with self._waiting, self._lock:
             self._refit.wait()
+            self.background.stop()
             self._core.release()
             if self._journal is not None:
                 self._journal.close()

@@ -9,7 +9,7 @@ from sona_shm.export.directory import new_directory
 from sona_shm.export.patterns import write_patterns
 from sona_shm.export.peft import write_peft
 from sona_shm.export.preferences import preference_pairs, write_preferences
-from sona_shm.learning.lora import MicroLoRA
+from sona_shm.learning.lora import LoRA
 from sona_shm.learning.snapshot import Patterns, Snapshot
 from sona_shm.loops.patterns import bank_cells, published_bank
 from sona_shm.shm.layout import Geometry
@@ -46,8 +46,8 @@ def export_version(
     routes = [row.name for row in snapshot.routes()]
     pairs = list(preference_pairs(routes, patterns.full_centroids, bank_cells(snapshot)))
     with new_directory(directory) as work:
-        write_peft(work / "micro_lora", MicroLoRA.from_weights(snapshot.micro_a, snapshot.micro_b))
-        write_peft(work / "base_lora", MicroLoRA.from_weights(patterns.base_a, patterns.base_b))
+        write_peft(work / "micro_lora", LoRA(snapshot.micro_a, snapshot.micro_b))
+        write_peft(work / "base_lora", LoRA(patterns.base_a, patterns.base_b))
         write_patterns(work / "patterns.jsonl", routes, bank.patterns)
         write_preferences(work / "preferences.jsonl", pairs)
     return ExportSummary(snapshot.version, len(bank.patterns), len(pairs))

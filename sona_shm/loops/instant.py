@@ -11,44 +11,28 @@ import threading
 import weakref
 from typing import Final
 
-import msgpack
-
 from sona_shm import _core
 from sona_shm.config import SonaConfig
 from sona_shm.errors import ConfigError, NotTheLearner
 from sona_shm.learning.lora import MicroLoRA
 from sona_shm.learning.policy import policy_strength
-from sona_shm.learning.snapshot import Snapshot, first_block, first_slow_block
+from sona_shm.learning.snapshot import Snapshot
 from sona_shm.loops.buffer import BufferStats, TrajectoryBuffer, buffer_stats
 from sona_shm.loops.config import InstantLoopConfig
 from sona_shm.loops.drain import DrainLoop, LearnerOptions, require_learner
+from sona_shm.loops.engine_memory import create_engine_memory
+from sona_shm.loops.learn_result import LearnResult, request_cycle
 from sona_shm.loops.metrics import InstantLoopMetrics
 from sona_shm.loops.route_table import RouteTable
 from sona_shm.shm import fork
 from sona_shm.shm.layout import OFFSETS
-from sona_shm.shm.life_cycle import Contents, create_memory, destroy_memory
+from sona_shm.shm.life_cycle import destroy_memory
 from sona_shm.shm.memory import EngineMemory
 from sona_shm.shm.waiting import wait_until
 from sona_shm.trajectory import QueryTrajectory
 
 _NEXT_ID: Final = OFFSETS["control_header.next_trajectory_id"]
 _WAKE_LEARNER: Final = 2
-
-
-def create_engine_memory(
-    name: str, config: SonaConfig, *, replace: bool = False, adapter: MicroLoRA | None = None
-) -> EngineMemory:
-    """The shared memory of a new engine, with its first weights published."""
-    packed: bytes = msgpack.packb(config.to_mapping())
-    contents = Contents(
-        config=packed, fast=first_block(config), slow=first_slow_block(config, adapter)
-    )
-    return create_memory(name, config.geometry(), contents, replace=replace)
-
-
-def config_of(memory: EngineMemory) -> SonaConfig:
-    """The configuration that an engine was created with."""
-    return SonaConfig.from_mapping(msgpack.unpackb(memory.config))
 
 
 def _lane_seed(seed: int | None, index: int, claims: int) -> int:
@@ -268,6 +252,20 @@ class InstantLoop:
         if control.exchange(OFFSETS["control_header.learner_sleeping"], 0):
             self._memory.bell.ring()
         return wait_until(lambda: control.load(served) >= ticket, timeout)
+
+    def force_learn(self, timeout: float = 60.0) -> LearnResult:
+        """Have a cycle of Loop B run now; see `Engine.force_learn`.
+
+        Examples
+        --------
+        >>> with InstantLoop(2) as loop:
+        ...     loop.force_learn().status
+        'skipped'
+        """
+        if self._drain is not None:
+            return self._drain.learn()
+        self._memory.require_open()
+        return request_cycle(self._memory, timeout)
 
     def drain_trajectories(self) -> list[QueryTrajectory]:
         """Take out all learned trajectories that are still kept.

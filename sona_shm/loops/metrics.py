@@ -56,6 +56,10 @@ class InstantLoopMetrics:
         How often recent embeddings were far from what is usual for the task.
     tasks_begun, tasks_returned, tasks_merged : int
         New tasks found, known ones recognised, and pairs made one for want of room.
+    cycles_installed, cycles_skipped, cycles_failed : int
+        Cycles of Loop B: installed, left out for want of trajectories, and lost.
+    heads_refitted : int
+        Heads of routes that Loop B has replaced.
 
     Examples
     --------
@@ -90,3 +94,7 @@ class InstantLoopMetrics:
     tasks_begun: int
     tasks_returned: int
     tasks_merged: int
+    cycles_installed: int
+    cycles_skipped: int
+    cycles_failed: int
+    heads_refitted: int

@@ -330,7 +330,8 @@ static void *engine_worker(void *argument)
 static void *prepare(void *argument)
 {
     struct fitting *fitting = argument;
-    fitting->refit = refit_prepare(fitting->learner, &fitting->fit);
+    fitting->refit = refit_prepare(fitting->learner, &fitting->fit,
+                                   refit_begins_at(fitting->learner->refit_number));
     return NULL;
 }
 
@@ -349,6 +350,7 @@ static void refit_by_hand(struct learner *l)
     pthread_join(thread, NULL);
     CHECK(fitting.refit);
     refit_install(l, fitting.refit);
+    refit_done(l, 1);
     refit_free(fitting.refit);
     learner_publish(l, 1);
 }
@@ -373,12 +375,12 @@ static void *engine_reader(void *argument)
     const struct cell cell = fast_cell(weights, &geometry);
     const struct cell slow = slow_cell(weights, &geometry);
     uint8_t *block = malloc(geometry.snapshot_bytes), *slow_block = malloc(geometry.slow_bytes);
-    float x[32] = {1.0f}, out[32], scratch[2 * 2 * 32];
+    float x[32] = {1.0f}, out[32], scratch[2 * (2 + 4) * 32];
     uint64_t last = 0;
     (void)argument;
     CHECK(block && slow_block);
     while (is_running()) {
-        CHECK(cell_apply(&cell, &geometry, x, out, 1, scratch) == APPLY_DONE);
+        CHECK(cell_apply(&cell, &slow, &geometry, x, out, 1, scratch) == APPLY_DONE);
         CHECK(cell_copy(&cell, &slow, &geometry, block, slow_block));
         const uint64_t version = ((const struct snapshot_header *)block)->version;
         CHECK(version >= last);

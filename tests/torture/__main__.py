@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from tests.torture.background import kill_cycles
 from tests.torture.bit_equal import compare_killed_with_unkilled
 from tests.torture.checkpoints import kill_while_saving
 from tests.torture.corruptions import corrupt_files
@@ -24,6 +25,7 @@ def scenarios(quick: bool) -> list[Callable[[str, int], Report]]:
     return [
         lambda name, seed: kill_workers(name, seed, kills=300 // part),
         lambda name, seed: kill_learners(name, seed, kills=100 // part),
+        lambda name, seed: kill_cycles(name, seed, kills=100 // part),
         lambda name, seed: compare_killed_with_unkilled(name, seed, kills=100 // part),
         lambda name, seed: compare_killed_with_unkilled(
             name, seed, kills=60 // part, update_rule="reference"

@@ -1,0 +1,240 @@
+"""Loop B, background learning: patterns, consolidation, heads.
+
+A cycle computes in a process of its own (`cycle_process`), from what is published; a thread of the
+learner waits for it, checks what comes, and repeats the reservoir's outcomes over the new patterns
+without the GIL.  Only the installation, between two flushes, is the learner's own: the MicroLoRA
+is folded there, since it has moved meanwhile.  Where learning is inline, all of it happens in the
+calling process at once, and only when asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from sona_shm import _core
+from sona_shm.config import SonaConfig
+from sona_shm.loops.cycle import PARTS, Findings, find
+from sona_shm.loops.cycle_process import CycleProcess
+from sona_shm.loops.findings import BadFindings
+from sona_shm.loops.learn_result import HeadResult, LearnResult, store_result
+from sona_shm.loops.refit import one_thread, prepare
+from sona_shm.loops.working import WorkingBlocks
+from sona_shm.shm.layout import OFFSETS
+from sona_shm.shm.memory import EngineMemory
+
+if TYPE_CHECKING:
+    from typing_extensions import CapsuleType
+
+#: Signals since the last cycle below which another one would find what the last one found: the
+#: crate asks for 100 trajectories too.
+FEWEST_SIGNALS: Final = 100
+#: Outcomes repeated between two flushes while new patterns wait to be installed; less than a
+#: flush of them takes.
+_CATCH_UP: Final = 100
+_REQUESTED: Final = OFFSETS["control_header.learn_requested"]
+_SERVED: Final = OFFSETS["control_header.learn_served"]
+_LOWEST_PRIORITY: Final = 19
+logger = logging.getLogger("sona_shm.learner")
+
+
+@dataclasses.dataclass(slots=True)
+class _Cycle:
+    """A cycle under way; written by its thread, read by the learner after `ended` is set."""
+
+    findings: Findings | None = None
+    refit: CapsuleType | None = None
+    problem: str = ""
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    ended: bool = False
+
+
+class BackgroundLoop:
+    """Loop B of the learner; every method but `stop` is called with the learner's lock held.
+
+    Parameters
+    ----------
+    memory : EngineMemory
+    config : SonaConfig
+    core : _core.Learner
+    beside : bool
+        Whether cycles run beside the learner, at intervals too; else in the calling process, and
+        only when asked for.
+
+    Attributes
+    ----------
+    parts : frozenset of str
+        What a cycle does: all of `PARTS`, but in an ablation.
+    """
+
+    def __init__(
+        self, memory: EngineMemory, config: SonaConfig, core: _core.Learner, *, beside: bool
+    ) -> None:
+        self.parts = PARTS
+        self._memory, self._config, self._core = memory, config, core
+        self._beside = beside
+        self._interval = config.background_interval_ms / 1000.0
+        self._due = time.monotonic() + self._interval
+        self._cycle: _Cycle | None = None
+        self._process: CycleProcess | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    # ---- when ----
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a request is unanswered."""
+        return self._memory.control.load(_REQUESTED) != self._memory.control.load(_SERVED)
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether a cycle is asked for or due, and none is under way."""
+        if self._cycle is not None:
+            return False
+        return self.is_asked or (self._beside and time.monotonic() >= self._due)
+
+    @property
+    def may_install(self) -> bool:
+        """Whether a cycle has ended, and the learner has repeated what came meanwhile."""
+        cycle = self._cycle
+        if cycle is None or not cycle.ended:
+            return False
+        return cycle.refit is None or self._core.catch_up_refit(cycle.refit, _CATCH_UP) == 0
+
+    # ---- what ----
+
+    def begin(self) -> None:
+        """Start a cycle; without enough signals it has ended already."""
+        self._cycle = _Cycle()
+        signals = WorkingBlocks(self._core, self._memory.geometry).signals_since
+        if signals < FEWEST_SIGNALS:
+            self._cycle.ended = True
+        elif self._beside:
+            self._thread = threading.Thread(
+                target=self._run, args=(self._cycle,), name="sona background", daemon=True
+            )
+            self._thread.start()
+        else:
+            self._compute(self._cycle)
+
+    def _run(self, cycle: _Cycle) -> None:
+        """Body of the thread."""
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        self._compute(cycle)
+        self._memory.bell.ring()
+
+    def _compute(self, cycle: _Cycle) -> None:
+        try:
+            cycle.findings = self._find()
+            started = time.perf_counter()
+            if cycle.findings.fit is not None:
+                fit, rows = cycle.findings.fit, cycle.findings.rows
+                cycle.refit = prepare(self._core, fit, rows, scheduled=False)
+            cycle.seconds["repeating"] = time.perf_counter() - started
+        except BadFindings as error:
+            cycle.problem = str(error)
+        except Exception as error:
+            # The learner counts it as cycles_failed, and goes on with what there is.
+            logger.exception("a cycle of Loop B has failed")
+            cycle.problem = repr(error)
+        finally:
+            cycle.ended = True
+
+    def _find(self) -> Findings:
+        if not self._beside:
+            return find(self._memory, self._config, self.parts)
+        process = self._process = CycleProcess(self._memory.names.engine, self.parts)
+        if self._stopping:  # `stop` may have looked before there was a process
+            process.kill()
+        return process.findings(self._memory.geometry)
+
+    def install(self) -> LearnResult:
+        """Make what the cycle has found part of the working blocks; publish it, then `answer`."""
+        started = time.perf_counter()
+        cycle, self._cycle = self._cycle, None
+        assert cycle is not None
+        self._thread = self._process = None
+        self._due = time.monotonic() + self._interval
+        working = WorkingBlocks(self._core, self._memory.geometry)
+        if cycle.problem:
+            working.snapshot.count("cycles_failed")
+            return LearnResult("failed", cycle.problem)
+        if cycle.findings is None:
+            working.snapshot.count("cycles_skipped")
+            return LearnResult(
+                "skipped",
+                f"{working.signals_since} signals since the last cycle, which needs "
+                f"{FEWEST_SIGNALS}",
+            )
+        result = self._install_findings(working, cycle.findings, cycle.refit)
+        working.note_learned()
+        working.snapshot.count("cycles_installed")
+        cycle.seconds["installing"] = time.perf_counter() - started
+        return dataclasses.replace(result, seconds=cycle.findings.seconds | cycle.seconds)
+
+    def _install_findings(
+        self, working: WorkingBlocks, findings: Findings, refit: CapsuleType | None
+    ) -> LearnResult:
+        stale = refit is not None and self._core.refits != findings.refits
+        if refit is not None and not stale:
+            self._core.install_refit(refit)
+        folded = None
+        if "consolidation" in self.parts:
+            with one_thread():
+                folded = working.consolidate()
+        heads = []
+        for route, head in findings.heads.items():
+            if head.change is not None:
+                # A change and not a head: what was learned meanwhile stays.
+                working.snapshot.head(route)[:] += head.change
+                working.snapshot.count("heads_refitted")
+            heads.append(HeadResult(route, head.rows, head.improvement, head.change is not None))
+        installed = findings.fit is not None and not stale
+        return LearnResult(
+            "done",
+            "the patterns were refitted meanwhile, and are newer than the cycle's" if stale else "",
+            rows=findings.rows,
+            patterns_found=findings.found,
+            patterns_pruned=findings.pruned,
+            patterns_merged=findings.merged,
+            patterns_installed=len(findings.fit.sizes) if installed and findings.fit else 0,
+            heads=tuple(heads),
+            consolidated=folded is not None,
+            truncation_error=folded.spectral_error if folded else 0.0,
+            truncation_relative=folded.relative_error if folded else 0.0,
+            version_before=working.snapshot.version,
+        )
+
+    def answer(self, result: LearnResult) -> LearnResult:
+        """Tell those who asked, those too who did while the cycle ran."""
+        version = WorkingBlocks(self._core, self._memory.geometry).snapshot.version
+        result = dataclasses.replace(result, version_after=version)
+        control = self._memory.control
+        asked = control.load(_REQUESTED)
+        store_result(self._memory, result)
+        control.store(_SERVED, asked)
+        return result
+
+    # ---- end ----
+
+    def stop(self) -> None:
+        """End a cycle that is under way; it is lost."""
+        self._stopping = True
+        process, thread = self._process, self._thread
+        if process is not None:
+            process.kill()
+        if thread is not None:
+            thread.join()
+
+    def abandon(self) -> None:
+        """In a forked child the cycle is the parent's."""
+        if self._process is not None:
+            self._process.abandon()
+        self._cycle = self._process = self._thread = None

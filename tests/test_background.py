@@ -1,0 +1,385 @@
+"""Loop B end to end: what a cycle changes, who may ask for one, and what is lost when it dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import sona_shm as sona
+from sona_shm.learner import Learner
+from sona_shm.learning.reservoir import Outcomes
+from sona_shm.learning.snapshot import Patterns, Snapshot
+from sona_shm.loops.background import FEWEST_SIGNALS
+from sona_shm.loops.cycle import linear_features
+from sona_shm.loops.drain import DrainLoop
+from sona_shm.shm.layout import OFFSETS
+from sona_shm.shm.waiting import wait_until
+from tests.children import PATIENCE, end, hear, start
+from tests.torture.background import cycle_process_of
+from tests.torture.processes import LEARNER_PID
+
+DIM = 24
+ROUTES = (sona.Route("a"), sona.Route("b", 0.1), sona.Route("c", 0.3))
+CONFIG = sona.SonaConfig(
+    hidden_dim=DIM,
+    routes=ROUTES,
+    micro_lora_lr=0.1,
+    pattern_clusters=12,
+    reservoir=512,
+    trajectory_capacity=4000,
+    max_workers=4,
+)
+REQUESTED = OFFSETS["control_header.learn_requested"]
+SERVED = OFFSETS["control_header.learn_served"]
+
+
+def teach(engine: sona.Engine, rng: np.random.Generator, count: int = 600) -> None:
+    """Outcomes in six clusters, each with its own best route."""
+    centres = np.random.default_rng(5).standard_normal((6, DIM))
+    for i in range(count):
+        group = int(rng.integers(6))
+        x = centres[group] + 0.4 * rng.standard_normal(DIM)
+        quality = 0.9 if (group + i) % 3 == 0 else 0.2
+        assert engine.observe(x / np.linalg.norm(x), i % 3, quality)
+
+
+def embeddings(rng: np.random.Generator, rows: int = 50) -> NDArray[np.float32]:
+    x = rng.standard_normal((rows, DIM))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return x.astype(np.float32)
+
+
+def drain_of(learner: Learner) -> DrainLoop:
+    return learner._drain
+
+
+def step_until(learner: Learner, condition: Callable[[], bool]) -> None:
+    """Be the learner until something has happened."""
+
+    def stepped() -> bool:
+        learner.step()
+        return condition()
+
+    assert wait_until(stepped, PATIENCE)
+
+
+def ask(engine: sona.Engine) -> Callable[[], bool]:
+    """Ask without waiting; tells whether this request was answered."""
+    ticket = engine._memory.control.add(REQUESTED, 1) + 1
+    return lambda: engine._memory.control.load(SERVED) >= ticket
+
+
+# ---- what a cycle changes ----
+
+
+def test_a_cycle_folds_and_leaves_the_function_unchanged(
+    name: str, rng: np.random.Generator
+) -> None:
+    with sona.Engine.create(name, CONFIG, learner="inline") as engine:
+        teach(engine, rng)
+        x = embeddings(rng)
+        before, micro = engine.apply(x), engine.instant.micro_lora()
+        assert micro.b.any()
+        result = engine.force_learn()
+        assert (result.status, result.reason, result.consolidated) == ("done", "", True)
+        assert np.abs(engine.apply(x) - before).max() <= result.truncation_error + 1e-5
+        assert not engine.instant.micro_lora().b.any()
+        np.testing.assert_allclose(engine.base_lora().shift(x), micro.shift(x), atol=1e-5)
+        assert engine.instant.metrics.cycles_installed == 1
+
+
+def test_learning_goes_on_after_a_cycle_and_truncates_when_it_must(
+    name: str, rng: np.random.Generator
+) -> None:
+    config = sona.SonaConfig(hidden_dim=DIM, micro_lora_lr=0.5, base_lora_rank=2)
+    with sona.Engine.create(name, config, learner="inline") as engine:
+        errors = []
+        for _ in range(4):
+            for i in range(FEWEST_SIGNALS):
+                t = sona.QueryTrajectory(i, embeddings(rng, 1)[0])
+                t.add_step(sona.TrajectoryStep(embeddings(rng, 1)[0], [], float(i % 2), 0))
+                engine.record(t.finalize(float(i % 2)))
+            x = embeddings(rng)
+            before = engine.apply(x)
+            result = engine.force_learn()
+            assert result.status == "done"
+            moved = np.linalg.norm(engine.apply(x) - before, axis=1).max()
+            assert moved <= result.truncation_error + 1e-5
+            errors.append(result.truncation_error)
+        assert errors[0] == 0.0  # two of rank two fit
+        assert errors[-1] > 0.0
+        assert result.rows == 0  # no routes, no reservoir
+
+
+def test_what_is_learned_sees_both_adapters(name: str, rng: np.random.Generator) -> None:
+    """A trajectory moves the sum of both towards its target: a fixed point stays one."""
+    config = sona.SonaConfig(hidden_dim=DIM, micro_lora_lr=1.0)
+    with sona.Engine.create(name, config, learner="inline") as engine:
+        x, direction = embeddings(rng, 2)
+        t = sona.QueryTrajectory(1, x)
+        t.add_step(sona.TrajectoryStep(direction, [], 1.0, 0))
+        t.finalize(1.0)
+        for _ in range(FEWEST_SIGNALS):
+            assert engine.record(t)
+        at = float((engine.apply(x) - x) @ direction)
+        assert engine.force_learn().consolidated
+        for _ in range(FEWEST_SIGNALS):
+            assert engine.record(t)
+        # The baselines approach what they see, so the target has become smaller, not twice as far.
+        assert abs(float((engine.apply(x) - x) @ direction)) < abs(at) + 0.05
+
+
+def test_a_cycle_fits_patterns_and_repeats_outcomes(name: str, rng: np.random.Generator) -> None:
+    with sona.Engine.create(name, CONFIG, learner="inline") as engine:
+        teach(engine, rng)
+        before = engine.reasoning_bank()
+        result = engine.force_learn()
+        after = engine.reasoning_bank()
+        assert result.rows == CONFIG.reservoir
+        left = result.patterns_found - result.patterns_pruned - result.patterns_merged
+        assert len(after) == result.patterns_installed == left
+        assert after.patterns[0].created_at > before.patterns[0].created_at
+        assert sum(pattern.cluster_size for pattern in after.patterns) == result.rows
+        assert min(pattern.total_weight for pattern in after.patterns) > 0.0
+        assert engine.instant.metrics.refits_installed == before_refits(engine)
+
+
+def before_refits(engine: sona.Engine) -> int:
+    """Cycles are counted apart from scheduled refits."""
+    return Snapshot(engine._snapshot(), engine.config.geometry()).refits
+
+
+def test_a_bad_head_is_refitted(name: str, rng: np.random.Generator) -> None:
+    config = sona.SonaConfig.from_mapping(CONFIG.to_mapping() | {"head_lr": 1e-6})
+    with sona.Engine.create(name, config, learner="inline") as engine:
+        teach(engine, rng)
+        result = engine.force_learn()
+        assert len(result.heads) == len(ROUTES)
+        assert any(head.refitted for head in result.heads)
+        assert engine.instant.metrics.heads_refitted == sum(h.refitted for h in result.heads)
+        snapshot = Snapshot(engine._snapshot(), config.geometry())
+        for head in result.heads:
+            assert bool(np.abs(snapshot.head(head.route)).max() > 0.01) == head.refitted
+
+
+def test_the_linear_expert_sees_what_python_says(name: str, rng: np.random.Generator) -> None:
+    """The features that heads are refitted on are those that the core predicts with."""
+    config = sona.SonaConfig.from_mapping(CONFIG.to_mapping() | {"experts": ["linear"]})
+    with sona.Engine.create(name, config, learner="inline") as engine:
+        teach(engine, rng)
+        assert engine.force_learn().consolidated
+        teach(engine, rng, 50)
+        block, slow = engine._patterns()
+        snapshot = Snapshot(block, config.geometry())
+        patterns = Patterns(slow, config.geometry())
+        x = embeddings(rng, 1)
+        features = linear_features(snapshot, patterns, x)[0]
+        linear = [float(snapshot.head(k) @ features) + snapshot.bias(k) for k in range(3)]
+        assert engine.observe(x[0], 1, 0.5)
+        end_at = snapshot.reservoir_position + 1
+        rows = engine._reservoir(end_at - 1, end_at)
+        predicted = Outcomes.from_rows(rows, DIM).predicted
+        assert predicted[0] == pytest.approx(float(np.clip(linear[1], -1, 1)), abs=1e-4)
+
+
+def test_other_processes_read_the_reservoir(name: str, rng: np.random.Generator) -> None:
+    with sona.Engine.create(name, CONFIG, learner="inline") as engine:
+        x = embeddings(rng, 700)
+        for i, row in enumerate(x):
+            engine.observe(row, i % 3, 0.001 * i)
+        outcomes = Outcomes.from_rows(engine._reservoir(200, 700), DIM)
+        np.testing.assert_array_equal(outcomes.embeddings, x[200:])
+        np.testing.assert_array_equal(outcomes.route, np.arange(200, 700) % 3)
+        np.testing.assert_allclose(outcomes.quality, 0.001 * np.arange(200, 700), atol=1e-6)
+        held = CONFIG.geometry().sizes()["reservoir_rows"]
+        overwritten = Outcomes.from_rows(engine._reservoir(0, 100), DIM)
+        assert len(overwritten) == 100 - (700 - held)
+        with pytest.raises(ValueError, match="reservoir"):
+            engine._reservoir(0, held + 1)
+
+
+# ---- who may ask ----
+
+
+def test_a_cycle_without_signals_is_skipped_and_says_so(
+    name: str, rng: np.random.Generator
+) -> None:
+    with sona.Engine.create(name, CONFIG, learner="inline") as engine:
+        teach(engine, rng, FEWEST_SIGNALS - 1)
+        result = engine.force_learn()
+        assert result.status == "skipped"
+        assert result.reason == "99 signals since the last cycle, which needs 100"
+        teach(engine, rng, 1)
+        assert engine.force_learn().status == "done"
+        assert engine.force_learn().status == "skipped"
+        metrics = engine.instant.metrics
+        assert (metrics.cycles_installed, metrics.cycles_skipped) == (1, 2)
+
+
+@pytest.mark.parametrize("kind", ["inline", "thread", "process"])
+def test_every_kind_of_learner_learns_in_the_background(
+    name: str, rng: np.random.Generator, kind: str
+) -> None:
+    with sona.Engine.create(name, CONFIG, learner=kind) as engine:  # type: ignore[arg-type]  # a parameter
+        teach(engine, rng)
+        x = embeddings(rng)
+        assert engine.flush(PATIENCE)
+        before = engine.apply(x)
+        result = engine.force_learn(PATIENCE)
+        assert (result.status, result.rows) == ("done", CONFIG.reservoir)
+        assert result.version_after > result.version_before
+        assert engine._version() >= result.version_after
+        assert np.abs(engine.apply(x) - before).max() <= result.truncation_error + 1e-5
+        assert set(result.seconds) == {"reading", "patterns", "heads", "repeating", "installing"}
+
+
+def test_a_worker_in_another_process_asks(name: str, rng: np.random.Generator) -> None:
+    with sona.Engine.create(name, CONFIG, learner="thread") as engine:
+        teach(engine, rng)
+        worker = start(
+            "engine = sona.Engine.attach(name)\nsay(engine.force_learn(30.0).status)\nhear()", name
+        )
+        try:
+            assert hear(worker) == "done"
+        finally:
+            end(worker)
+
+
+def test_nobody_answers_where_nobody_learns(name: str, rng: np.random.Generator) -> None:
+    with sona.Engine.create(name, CONFIG) as engine:
+        teach(engine, rng, FEWEST_SIGNALS)
+        result = engine.force_learn(timeout=0.01)
+        assert result.status == "unanswered"
+        assert "nobody learns" in result.reason
+        with Learner(name) as learner:
+            assert engine.force_learn(timeout=0.0).status == "unanswered"
+            control = engine._memory.control  # both requests stand, and are answered together
+            step_until(learner, lambda: control.load(SERVED) == control.load(REQUESTED) == 2)
+        assert engine.instant.metrics.cycles_installed == 1
+
+
+def test_requests_at_the_same_time_are_one_cycle(name: str, rng: np.random.Generator) -> None:
+    with sona.Engine.create(name, CONFIG) as engine, Learner(name) as learner:
+        teach(engine, rng)
+        results: list[sona.LearnResult] = []
+        askers = [
+            threading.Thread(target=lambda: results.append(engine.force_learn(PATIENCE)))
+            for _ in range(3)
+        ]
+        for asker in askers:
+            asker.start()
+        assert wait_until(lambda: engine._memory.control.load(REQUESTED) == 3, PATIENCE)
+        step_until(learner, lambda: engine._memory.control.load(SERVED) == 3)
+        for asker in askers:
+            asker.join(PATIENCE)
+        assert [result.status for result in results] == ["done"] * 3
+        assert engine.instant.metrics.cycles_installed == 1
+
+
+def test_a_cycle_runs_at_its_interval(name: str, rng: np.random.Generator) -> None:
+    config = sona.SonaConfig.from_mapping(CONFIG.to_mapping() | {"background_interval_ms": 1})
+    with sona.Engine.create(name, config) as engine:
+        teach(engine, rng)
+        with Learner(name) as learner:
+            step_until(learner, lambda: engine.instant.metrics.cycles_installed == 1)
+            step_until(learner, lambda: engine.instant.metrics.cycles_skipped > 1)
+
+
+# ---- what is lost ----
+
+
+def test_a_killed_cycle_changes_nothing(name: str, rng: np.random.Generator) -> None:
+    with sona.Engine.create(name, CONFIG) as engine, Learner(name) as learner:
+        teach(engine, rng)
+        step_until(learner, lambda: engine.instant.metrics.outcomes_learned == 600)
+        x = embeddings(rng)
+        before = engine.apply(x)
+        background = drain_of(learner).background
+        answered = ask(engine)
+        step_until(learner, lambda: background._process is not None)
+        process = background._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+        step_until(learner, answered)
+        metrics = engine.instant.metrics
+        assert (metrics.cycles_failed, metrics.cycles_installed) == (1, 0)
+        np.testing.assert_array_equal(engine.apply(x), before)
+        answered = ask(engine)
+        step_until(learner, answered)
+        assert engine.instant.metrics.cycles_installed == 1
+
+
+def test_a_cycle_that_a_refit_overtook_leaves_its_patterns_out(
+    name: str, rng: np.random.Generator
+) -> None:
+    with sona.Engine.create(name, CONFIG) as engine, Learner(name) as learner:
+        teach(engine, rng)
+        drain = drain_of(learner)
+        answered = ask(engine)
+        step_until(learner, lambda: drain.background._cycle is not None)
+        cycle = drain.background._cycle
+        assert cycle is not None
+        assert wait_until(lambda: cycle.ended, PATIENCE)
+        fitted = Patterns(engine._patterns()[1], CONFIG.geometry()).fitted_ns
+        drain._core.end_scheduled_refit(False)
+        step_until(learner, answered)
+        assert engine.instant.metrics.cycles_installed == 1
+        patterns = Patterns(engine._patterns()[1], CONFIG.geometry())
+        assert patterns.consolidations == 1
+        assert patterns.fitted_ns == fitted  # as the scheduled refit left them
+
+
+def test_a_learner_that_is_killed_inside_a_cycle_loses_only_that(
+    name: str, rng: np.random.Generator
+) -> None:
+    daemon = "from sona_shm.learner import run\nsay('up')\nrun(name, threading.Event())"
+    with sona.Engine.create(name, CONFIG) as engine:
+        first, second = (start(daemon, name) for _ in range(2))
+        try:
+            assert (hear(first), hear(second)) == ("up", "up")
+            teach(engine, rng)
+            assert engine.flush(PATIENCE)
+            control = engine._memory.control
+            holder, standby = first, second
+            if control.load(LEARNER_PID) == second.pid:
+                holder, standby = second, first
+            answered = ask(engine)
+            assert wait_until(lambda: cycle_process_of(holder.pid) is not None, PATIENCE)
+            cycle = cycle_process_of(holder.pid)
+            assert cycle is not None
+            os.kill(cycle, signal.SIGSTOP)  # so that it is not done before the learner dies
+            holder.kill()
+            holder.wait(PATIENCE)
+            os.kill(cycle, signal.SIGCONT)
+            assert wait_until(lambda: control.load(LEARNER_PID) == standby.pid, PATIENCE)
+            assert wait_until(answered, PATIENCE)
+            assert wait_until(lambda: not Path(f"/proc/{cycle}").exists(), PATIENCE)
+            metrics = engine.instant.metrics
+            assert metrics.cycles_installed == 1
+            assert metrics.outcomes_learned == metrics.feedback_processed == 600
+        finally:
+            end(first)
+            end(second)
+
+
+def test_closing_a_learner_inside_a_cycle_does_not_wait_for_it(
+    name: str, rng: np.random.Generator
+) -> None:
+    with sona.Engine.create(name, CONFIG) as engine:
+        teach(engine, rng)
+        with Learner(name) as learner:
+            background = drain_of(learner).background
+            ask(engine)
+            step_until(learner, lambda: background._process is not None)
+            process = background._process
+            assert process is not None
+            os.kill(process.pid, signal.SIGSTOP)
+        assert not Path(f"/proc/{process.pid}").exists()
+        assert engine.instant.metrics.cycles_installed == 0
