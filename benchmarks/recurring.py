@@ -33,6 +33,8 @@ CONFIGURATIONS: Final[dict[str, dict[str, Any]]] = {
     FORGETS: {"max_tasks": 0, "ewc_lambda": 0.0},
     "memory of tasks": {"ewc_lambda": 0.0},
     "memory and penalty (default)": {},
+    "the same, Loop B every 500": {"cycle_every": 500},
+    "Loop B every 500, forgets": {"max_tasks": 0, "ewc_lambda": 0.0, "cycle_every": 500},
     "penalty 100 times as strong": {"ewc_lambda": 100.0},
 }
 #: Passes over B before A returns; 0: every row once.

@@ -42,6 +42,7 @@ from timing import machine
 
 OURS: Final = "sona_shm"
 CHANGING: Final = ("routellm_mmlu", "llmrouter9")
+RECURRING: Final = ("llmrouter9", "group")
 #: Loop B runs once an hour by default, which these passes do not last.
 EVERY: Final = {"cycle_every": 500}
 ABLATIONS: Final[dict[str, dict[str, Any]]] = {
@@ -55,6 +56,8 @@ ABLATIONS: Final[dict[str, dict[str, Any]]] = {
     "softmax": {"policy": "softmax"},
     "squarecb": {"policy": "squarecb"},
     "reference rule": {"update_rule": "reference"},
+    "no memory of tasks": {"max_tasks": 0},
+    "no EWC++ penalty": {"ewc_lambda": 0.0},
     "Loop B every 500 requests": EVERY,
     "Loop B without patterns": EVERY | {"cycle_parts": ("consolidation", "heads")},
     "Loop B without heads": EVERY | {"cycle_parts": ("consolidation", "patterns")},
@@ -200,6 +203,7 @@ def ablation_table(streams: list[str], orders: int, jobs: int) -> dict[str, Any]
     """Mean reward of the default, and what each change of one setting costs or brings."""
     columns = [(stream, "plain") for stream in streams]
     columns += [(stream, "drop") for stream in streams if stream in CHANGING]
+    columns += [(stream, "recurring") for stream in streams if stream in RECURRING]
     tasks = []
     for settings in ({}, *ABLATIONS.values()):
         for stream, scenario in columns:

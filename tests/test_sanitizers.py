@@ -30,6 +30,8 @@ PURE = [
     "journal.c",
     "model.c",
     "model_learn.c",
+    "tasks.c",
+    "ewc.c",
     "kernels.c",
     "decide.c",
     "policy.c",
