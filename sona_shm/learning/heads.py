@@ -8,6 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sona_shm.learning.held_out import inverse_propensity, mean_and_error
+
 Doubles = NDArray[np.float64]
 
 #: Rows of a route below which its head is left alone.
@@ -18,8 +20,6 @@ _SHRINKAGES: Final = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 #: Standard errors of the paired difference by which a refitted head has to be better.  With one,
 #: heads were replaced that then routed worse.
 _MARGIN: Final = 2.0
-#: No outcome counts more than so many others.
-_LARGEST_WEIGHT: Final = 20.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,9 +52,7 @@ class RouteOutcomes:
     @property
     def weight(self) -> Doubles:
         """Makes of requests that chose this route a sample of all requests; mean 1."""
-        weight = np.minimum(1.0 / self.propensity, _LARGEST_WEIGHT)
-        scaled: Doubles = weight / weight.mean()
-        return scaled
+        return inverse_propensity(self.propensity)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,22 +121,17 @@ def refit_head(outcomes: RouteOutcomes, live: NDArray[np.float32], bias: float) 
     held = n - int(_HELD_OUT * n)
     chosen = held - int(_HELD_OUT * held)
     fit, test = _Ridge(outcomes.part(0, chosen)), outcomes.part(chosen, held)
-    errors = [_mean(fit.squared_error(s, test), test.weight) for s in _SHRINKAGES]
+    errors = [mean_and_error(fit.squared_error(s, test), test.weight)[0] for s in _SHRINKAGES]
     shrinkage = _SHRINKAGES[int(np.argmin(errors))]
 
     test = outcomes.part(held, n)
     refitted = _Ridge(outcomes.part(0, held)).squared_error(shrinkage, test)
     gain = np.square(test.quality - test.predicted) - refitted
-    improvement = _mean(gain, test.weight)
-    deviations = test.weight * (gain - improvement)
-    if improvement <= _MARGIN * float(np.sqrt(np.square(deviations).sum())) / len(gain):
+    improvement, error = mean_and_error(gain, test.weight)
+    if improvement <= _MARGIN * error:
         return HeadRefit(n, improvement, None)
     change = _Ridge(outcomes, bias).head(shrinkage) - live
     return HeadRefit(n, improvement, change.astype(np.float32))
-
-
-def _mean(values: Doubles, weight: Doubles) -> float:
-    return float(values @ weight) / len(weight)
 
 
 class _Ridge:
@@ -146,7 +139,8 @@ class _Ridge:
 
     def __init__(self, outcomes: RouteOutcomes, bias: float | None = None) -> None:
         rows = outcomes.x.astype(np.float64)
-        self._bias = _mean(outcomes.quality, outcomes.weight) if bias is None else bias
+        mean, _ = mean_and_error(outcomes.quality, outcomes.weight)
+        self._bias = mean if bias is None else bias
         root = np.sqrt(outcomes.weight)
         target = root * (outcomes.quality - self._bias)
         rows *= root[:, None]
