@@ -23,7 +23,7 @@ GEOMETRY = CONFIG.geometry()
 def findings(rng: np.random.Generator) -> Findings:
     fit = fit_patterns(rng.standard_normal((60, 6)).astype(np.float32), 5, seed=1)
     heads = {0: HeadRefit(70, -0.25, None), 1: HeadRefit(80, 0.5, np.ones(6, np.float32))}
-    return Findings(60, 3, fit, 5, 1, 0, heads, {"reading": 0.5})
+    return Findings(60, 3, fit, 5, 1, 0, 0.25, heads, {"reading": 0.5})
 
 
 def received(data: bytes) -> Findings:
@@ -44,7 +44,7 @@ def test_findings_arrive_as_they_were_sent(rng: np.random.Generator) -> None:
     got = received(encode(sent))
     assert sent.fit is not None
     assert got.fit is not None
-    for name in ("rows", "refits", "found", "pruned", "merged", "seconds"):
+    for name in ("rows", "refits", "found", "pruned", "merged", "improvement", "seconds"):
         assert getattr(got, name) == getattr(sent, name)
     np.testing.assert_array_equal(got.fit.projection.matrix, sent.fit.projection.matrix)
     np.testing.assert_array_equal(got.fit.full_centroids, sent.fit.full_centroids)

@@ -501,9 +501,10 @@ struct reservoir_row {
     uint32_t route;
     float quality;
     float baseline; /* mean quality over all routes at that time */
-    float linear;   /* what the linear expert predicted, before it learned this outcome */
     float propensity; /* with which the route was chosen; 1 where nobody knows */
-    uint32_t unused[7];
+    /* predictions before this outcome was learned: route's mean, linear expert, bank */
+    float base, linear, bank;
+    uint32_t unused[5];
 };
 _Static_assert(sizeof(struct reservoir_row) == CACHE_LINE, "one line");
 #define ROW_ABSENT UINT64_MAX

@@ -26,7 +26,7 @@ struct features {
     double scale;             /* of `adapted` to about unit length */
     uint64_t pattern;         /* nearest one, or NO_PATTERN */
     int fitted;               /* whether there is a projection yet */
-    double linear;            /* from model_learn: what the linear expert had predicted */
+    float base, linear, bank; /* from model_learn: what was predicted before it learned */
 };
 #define NO_PATTERN UINT64_MAX
 

@@ -158,7 +158,9 @@ int model_learn(const struct model *m, const struct learning_rates *rates,
     dot_rows(route_floats(m, o->route, g->route_head), 1, 0, g->hidden_dim, f->adapted, &dot);
     model_estimate(m, f, o->route, dot, &e);
     if (!isfinite(e.value) || !isfinite(e.linear)) return 0;
-    f->linear = e.linear;
+    f->base = (float)e.base;
+    f->linear = (float)e.linear;
+    f->bank = (float)(e.base + e.deviation[EXPERT_BANK]);
 
     mixture_learn(&header->mixture, &e, o->quality, rates->forgetting);
     anchor_pull(m, rates, o, f, &e);

@@ -60,8 +60,10 @@ void reservoir_append(struct learner *l, const float *x, const struct observatio
                                          .route = o->route,
                                          .quality = target,
                                          .baseline = baseline,
-                                         .linear = (float)l->features.linear,
-                                         .propensity = known ? o->propensity : 1.0f};
+                                         .propensity = known ? o->propensity : 1.0f,
+                                         .base = l->features.base,
+                                         .linear = l->features.linear,
+                                         .bank = l->features.bank};
     reservoir_write(&l->geometry, l->reservoir, header->reservoir_position, &values, x);
     header->reservoir_position += 1;
     store_release(&l->reservoir_filled, header->reservoir_position);

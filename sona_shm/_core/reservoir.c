@@ -33,7 +33,8 @@ static int may_be_learned(const struct geometry *g, const struct reservoir_row *
 {
     return row->route < g->routes && row->quality >= LEAST_TARGET &&
            row->quality <= LARGEST_TARGET && fabsf(row->baseline) <= 2.0f &&
-           fabsf(row->linear) <= 1.0f && row->propensity > 0.0f && row->propensity <= 1.0f &&
+           fabsf(row->base) <= 1.0f && fabsf(row->linear) <= 1.0f && fabsf(row->bank) <= 1.0f &&
+           row->propensity > 0.0f && row->propensity <= 1.0f &&
            squared_norm((const float *)(row + 1), g->hidden_dim) <= 1.01f;
 }
 

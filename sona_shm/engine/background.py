@@ -50,8 +50,8 @@ class BackgroundRequests(RouteChanges):
         ...     for x in np.eye(4).repeat(30, axis=0):
         ...         _ = engine.observe(x, "a", float(x[0]))
         ...     result = engine.force_learn()
-        >>> result.status, result.rows, result.patterns_installed
-        ('done', 120, 4)
+        >>> result.status, result.rows
+        ('done', 120)
         >>> sona.Engine.destroy("doc-force")
         """
         return self.instant.force_learn(timeout)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona_shm.learning.ewc import Anchor
+from sona_shm.learning.held_out import inverse_propensity, mean_and_error
 
 Doubles = NDArray[np.float64]
 
@@ -20,8 +21,6 @@ _SHRINKAGES: Final = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 #: Standard errors of the paired difference by which a refitted head has to be better.  With one,
 #: heads were replaced that then routed worse.
 _MARGIN: Final = 2.0
-#: No outcome counts more than so many others.
-_LARGEST_WEIGHT: Final = 20.0
 # Outcomes that are predicted exactly tell nothing of the noise.
 _LEAST_NOISE: Final = 1e-3
 
@@ -56,9 +55,7 @@ class RouteOutcomes:
     @property
     def weight(self) -> Doubles:
         """Makes of requests that chose this route a sample of all requests; mean 1."""
-        weight = np.minimum(1.0 / self.propensity, _LARGEST_WEIGHT)
-        scaled: Doubles = weight / weight.mean()
-        return scaled
+        return inverse_propensity(self.propensity)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -151,22 +148,17 @@ def refit_head(
     held = n - int(_HELD_OUT * n)
     chosen = held - int(_HELD_OUT * held)
     fit, test = _Ridge(outcomes.part(0, chosen), held_to), outcomes.part(chosen, held)
-    errors = [_mean(fit.squared_error(s, test), test.weight) for s in _SHRINKAGES]
+    errors = [mean_and_error(fit.squared_error(s, test), test.weight)[0] for s in _SHRINKAGES]
     shrinkage = _SHRINKAGES[int(np.argmin(errors))]
 
     test = outcomes.part(held, n)
     refitted = _Ridge(outcomes.part(0, held), held_to).squared_error(shrinkage, test)
     gain = np.square(test.quality - test.predicted) - refitted
-    improvement = _mean(gain, test.weight)
-    deviations = test.weight * (gain - improvement)
-    if improvement <= _MARGIN * float(np.sqrt(np.square(deviations).sum())) / len(gain):
+    improvement, error = mean_and_error(gain, test.weight)
+    if improvement <= _MARGIN * error:
         return HeadRefit(n, improvement, None)
     change = _Ridge(outcomes, held_to, bias).head(shrinkage) - live
     return HeadRefit(n, improvement, change.astype(np.float32))
-
-
-def _mean(values: Doubles, weight: Doubles) -> float:
-    return float(values @ weight) / len(weight)
 
 
 class _Ridge:
@@ -176,7 +168,8 @@ class _Ridge:
         self, outcomes: RouteOutcomes, held_to: HeldTo | None, bias: float | None = None
     ) -> None:
         rows = outcomes.x.astype(np.float64)
-        self._bias = _mean(outcomes.quality, outcomes.weight) if bias is None else bias
+        mean, _ = mean_and_error(outcomes.quality, outcomes.weight)
+        self._bias = mean if bias is None else bias
         root = np.sqrt(outcomes.weight)
         target = root * (outcomes.quality - self._bias)
         rows *= root[:, None]
@@ -186,7 +179,7 @@ class _Ridge:
             if held_to is not None:
                 # Squared gradients are squared inputs times squared errors.
                 errors = np.square(outcomes.quality - outcomes.predicted)
-                noise = max(_mean(errors, outcomes.weight), _LEAST_NOISE)
+                noise = max(mean_and_error(errors, outcomes.weight)[0], _LEAST_NOISE)
                 held_to.anchor.add_to(gram, moment, held_to.strength / noise)
             self._values, self._basis = np.linalg.eigh(gram)
             self._weights = self._basis.T @ moment

@@ -20,8 +20,9 @@ class Outcomes:
     route : numpy.ndarray of int64, shape (n,)
     quality : numpy.ndarray of float64, shape (n,)
         What was learned.
-    predicted : numpy.ndarray of float64, shape (n,)
-        By the linear expert, before it learned the outcome.
+    base, linear, bank : numpy.ndarray of float64, shape (n,)
+        What the route's mean, the linear expert and the bank predicted, before they learned the
+        outcome.
     propensity : numpy.ndarray of float64, shape (n,)
         With which the route was chosen; 1.0 where nobody knows.
 
@@ -34,7 +35,9 @@ class Outcomes:
     embeddings: NDArray[np.float32]
     route: NDArray[np.int64]
     quality: NDArray[np.float64]
-    predicted: NDArray[np.float64]
+    base: NDArray[np.float64]
+    linear: NDArray[np.float64]
+    bank: NDArray[np.float64]
     propensity: NDArray[np.float64]
 
     @classmethod
@@ -46,18 +49,19 @@ class Outcomes:
             ("route", "<u4"),
             ("quality", "<f4"),
             ("baseline", "<f4"),
-            ("predicted", "<f4"),
             ("propensity", "<f4"),
-            ("unused", f"V{_core.RESERVOIR_ROW_BYTES - 36}"),
+            ("base", "<f4"),
+            ("linear", "<f4"),
+            ("bank", "<f4"),
+            ("unused", f"V{_core.RESERVOIR_ROW_BYTES - 44}"),
             ("embedding", "<f4", (hidden_dim,)),
         ]
         table = np.frombuffer(rows, np.dtype(fields))
+        names = ("quality", "base", "linear", "bank", "propensity")
         return cls(
             np.ascontiguousarray(table["embedding"]),
             table["route"].astype(np.int64),
-            table["quality"].astype(np.float64),
-            table["predicted"].astype(np.float64),
-            table["propensity"].astype(np.float64),
+            **{name: table[name].astype(np.float64) for name in names},
         )
 
     def __len__(self) -> int:

@@ -196,15 +196,15 @@ class BackgroundLoop:
                 working.snapshot.head(route)[:] += head.change
                 working.snapshot.count("heads_refitted")
             heads.append(HeadResult(route, head.rows, head.improvement, head.change is not None))
-        installed = findings.fit is not None and not stale
         return LearnResult(
             "done",
-            "the patterns were refitted meanwhile, and are newer than the cycle's" if stale else "",
+            _why_no_patterns(findings, stale),
             rows=findings.rows,
             patterns_found=findings.found,
             patterns_pruned=findings.pruned,
             patterns_merged=findings.merged,
-            patterns_installed=len(findings.fit.sizes) if installed and findings.fit else 0,
+            patterns_installed=0 if findings.fit is None or stale else len(findings.fit.sizes),
+            patterns_improvement=findings.improvement,
             heads=tuple(heads),
             consolidated=folded is not None,
             truncation_error=folded.spectral_error if folded else 0.0,
@@ -238,3 +238,11 @@ class BackgroundLoop:
         if self._process is not None:
             self._process.abandon()
         self._cycle = self._process = self._thread = None
+
+
+def _why_no_patterns(findings: Findings, stale: bool) -> str:
+    if stale:
+        return "the patterns were refitted meanwhile, and are newer than the cycle's"
+    if findings.found and findings.fit is None:
+        return "the patterns in use predict held-out outcomes better"
+    return ""

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from sona_shm import _core
 from sona_shm.config import SonaConfig
+from sona_shm.learning.bank import bank_gain
+from sona_shm.learning.clustering import nearest_centroid
 from sona_shm.learning.heads import HeadRefit, HeldTo, RouteOutcomes, refit_head
 from sona_shm.learning.lora import LoRA
 from sona_shm.learning.pruning import prune_and_merge
@@ -45,8 +47,11 @@ class Findings:
     refits : int
         Scheduled refits there were: after another one, `fit` is stale.
     fit : PatternFit or None
+        None where the patterns in use predict better.
     found, pruned, merged : int
         Patterns.
+    improvement : float
+        By how much the bank's mean squared error on held-out outcomes is smaller with them.
     heads : dict of int to HeadRefit
         By route; without those that have too few outcomes.
     seconds : dict of str to float
@@ -59,6 +64,7 @@ class Findings:
     found: int = 0
     pruned: int = 0
     merged: int = 0
+    improvement: float = 0.0
     heads: dict[int, HeadRefit] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -118,8 +124,18 @@ def _read(memory: EngineMemory) -> tuple[Snapshot, Patterns, Outcomes]:
 def _with_patterns(findings: Findings, outcomes: Outcomes, config: SonaConfig) -> Findings:
     fit = fit_patterns(outcomes.embeddings, config.pattern_clusters, seed=findings.refits)
     tidy = prune_and_merge(fit, outcomes.embeddings)
+    points = tidy.fit.projection.project(outcomes.embeddings)
+    nearest = nearest_centroid(points, tidy.fit.centroids)
+    improvement = bank_gain(outcomes, nearest, config.forgetting)
+    # Without a bank in the mixture only the projection counts, and newer is better.
+    better = improvement > 0.0 or "bank" not in config.experts
     return dataclasses.replace(
-        findings, fit=tidy.fit, found=len(fit.sizes), pruned=tidy.pruned, merged=tidy.merged
+        findings,
+        fit=tidy.fit if better else None,
+        found=len(fit.sizes),
+        pruned=tidy.pruned,
+        merged=tidy.merged,
+        improvement=improvement,
     )
 
 
@@ -133,7 +149,7 @@ def _heads(
         rows = RouteOutcomes(
             seen[mine],
             outcomes.quality[mine],
-            outcomes.predicted[mine],
+            outcomes.linear[mine],
             outcomes.propensity[mine],
         )
         anchor = patterns.anchor(route) if strength > 0.0 else None

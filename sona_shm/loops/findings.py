@@ -38,7 +38,7 @@ def encode(findings: Findings) -> bytes:
         route: [head.rows, head.improvement, None if head.change is None else head.change.tobytes()]
         for route, head in findings.heads.items()
     }
-    counts = {name: getattr(findings, name) for name in _COUNTS}
+    counts = {name: getattr(findings, name) for name in (*_COUNTS, "improvement")}
     body: bytes = msgpack.packb(
         counts | {"fit": arrays, "heads": heads, "seconds": findings.seconds}
     )
@@ -78,6 +78,7 @@ def decode(header: bytes, body: bytes, geometry: Geometry) -> Findings:
         values = msgpack.unpackb(body, strict_map_key=False)
         return Findings(
             **{name: _count(values[name]) for name in _COUNTS},
+            improvement=float(values["improvement"]),
             fit=None if values["fit"] is None else _fit(values["fit"], geometry),
             heads=_heads(values["heads"], geometry),
             seconds={str(part): float(took) for part, took in values["seconds"].items()},

@@ -64,6 +64,9 @@ class LearnResult:
     patterns_found, patterns_pruned, patterns_merged : int
     patterns_installed : int
         0 where the patterns were not replaced.
+    patterns_improvement : float
+        By how much the mean squared error of the bank on held-out outcomes was smaller with the
+        new patterns; they replace those in use where it is.
     heads : tuple of HeadResult
         Of the routes with enough outcomes.
     consolidated : bool
@@ -94,6 +97,7 @@ class LearnResult:
     patterns_pruned: int = 0
     patterns_merged: int = 0
     patterns_installed: int = 0
+    patterns_improvement: float = 0.0
     heads: tuple[HeadResult, ...] = ()
     consolidated: bool = False
     truncation_error: float = 0.0
