@@ -44,6 +44,13 @@ def test_learners_killed_while_checkpoints_are_written(name: str, rng: np.random
     assert report.problems == []
 
 
+def test_learners_killed_while_checkpoints_are_written_beside_loop_b(
+    name: str, rng: np.random.Generator
+) -> None:
+    report = kill_while_saving(name, seed_of(rng), kills=12, cycles=True)
+    assert report.problems == []
+
+
 def test_readers_never_see_a_mixed_version(name: str, rng: np.random.Generator) -> None:
     report = read_against_tight_writer(name, seed_of(rng), reads=100_000, writer_kills=4)
     assert report.problems == []

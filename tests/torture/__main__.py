@@ -31,6 +31,7 @@ def scenarios(quick: bool) -> list[Callable[[str, int], Report]]:
             name, seed, kills=60 // part, update_rule="reference"
         ),
         lambda name, seed: kill_while_saving(name, seed, kills=200 // part),
+        lambda name, seed: kill_while_saving(name, seed, kills=200 // part, cycles=True),
         lambda name, seed: corrupt_files(name, seed, corruptions=10_000 // part),
         lambda name, seed: read_against_tight_writer(
             name, seed, reads=1_000_000 // part, writer_kills=20 // part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import threading
 from pathlib import Path
@@ -41,9 +42,15 @@ def _save(name: str, directory: Path) -> None:
 class _Site:
     """An engine, its only worker, and the directory it is saved in."""
 
-    def __init__(self, name: str, seed: int, directory: Path, report: Report) -> None:
+    def __init__(
+        self, name: str, seed: int, directory: Path, report: Report, *, cycles: bool
+    ) -> None:
         self.rng = np.random.default_rng(seed)
-        self.engine = sona.Engine.create(name, fixed_config("exact"))
+        config = fixed_config("exact")
+        if cycles:
+            config = dataclasses.replace(config, background_interval_ms=1)
+        self.engine = sona.Engine.create(name, config)
+        self.cycles = cycles
         self.directory = directory
         self.report = report
         self.taken: dict[int, EngineState] = {}
@@ -73,11 +80,24 @@ class _Site:
             if catch_up:
                 version = self.engine._version()
                 wait_until(lambda: self._newest_version() == version, PATIENCE)
+            elif self.cycles and self.rng.integers(4) == 0:
+                self._await_cycle()
             busy_delay(float(self.rng.exponential(0.002)))
         finally:
             learner.kill()
             saver.kill()
         self._check(before, catch_up)
+
+    def _await_cycle(self) -> None:
+        """Until the learner, if it lives, has installed a cycle of Loop B."""
+        begun = self.engine.stats().counters.cycles_installed
+        wait_until(
+            lambda: (
+                not self.engine.stats().learner_alive
+                or self.engine.stats().counters.cycles_installed > begun
+            ),
+            PATIENCE,
+        )
 
     def _check(self, before: int, caught_up: bool) -> None:
         report = self.report
@@ -147,11 +167,16 @@ def _compare_with_unkilled(
     report.check(compared == len(taken), f"{compared} of {len(taken)} checkpoints were compared")
 
 
-def kill_while_saving(name: str, seed: int, kills: int) -> Report:
-    """SIGKILL learners and savers; the newest checkpoint always restores, bit for bit."""
-    report = Report("killed while checkpoints are written")
+def kill_while_saving(name: str, seed: int, kills: int, *, cycles: bool = False) -> Report:
+    """SIGKILL learners and savers; the newest checkpoint always restores, bit for bit.
+
+    With cycles of Loop B one after the other beside them; what is learned then depends on when
+    they are installed, so there is no unkilled learner to compare with.
+    """
+    beside = ", beside Loop B" if cycles else ""
+    report = Report(f"killed while checkpoints are written{beside}")
     with tempfile.TemporaryDirectory(prefix="checkpoints-") as directory:
-        site = _Site(name, seed, Path(directory), report)
+        site = _Site(name, seed, Path(directory), report, cycles=cycles)
         try:
             for number in range(kills):
                 site.kill(catch_up=number % 3 == 2)
@@ -159,10 +184,14 @@ def kill_while_saving(name: str, seed: int, kills: int) -> Report:
                 "kills of a learner": kills,
                 "kills of a saver": kills,
                 "last version": state_of(site.engine).version,
+                "cycles installed": site.engine.stats().counters.cycles_installed,
                 "unfinished files": len(list(Path(directory).glob(".unfinished-*"))),
             }
         finally:
             site.close()
+        if cycles:
+            report.check(bool(report.figures["cycles installed"]), "no cycle was ever installed")
+            return report
         report.check(bool(site.taken), "no checkpoint was early enough to be compared")
         if site.taken:
             _compare_with_unkilled(name, seed, site.taken, report)
