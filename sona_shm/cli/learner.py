@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Final
 
 from sona_shm.config import SonaConfig
 from sona_shm.engine import Engine
@@ -17,6 +18,9 @@ from sona_shm.errors import EngineExists
 from sona_shm.learner import run as run_learner
 from sona_shm.loops.drain import LearnerOptions
 from sona_shm.loops.reward import load_reward
+
+#: How long one thread may keep the GIL while another one waits; Python's own 5 ms are a stall.
+_SWITCH_SECONDS: Final = 1e-4
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -55,6 +59,8 @@ def run(options: argparse.Namespace) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr
     )
+    # The learner shares this process with a thread that waits for Loop B, and with one of refits.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
