@@ -1,7 +1,6 @@
 /* See refit.h. */
 #include "refit.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 

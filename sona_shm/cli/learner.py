@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sona_shm.checkpoint.format import Checkpoint
 from sona_shm.checkpoint.rotation import newest_valid
@@ -20,6 +21,8 @@ from sona_shm.loops.drain import LearnerOptions
 from sona_shm.loops.reward import load_reward
 
 logger = logging.getLogger("sona_shm.learner")
+#: How long one thread may keep the GIL while another one waits; Python's own 5 ms are a stall.
+_SWITCH_SECONDS: Final = 1e-4
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -83,6 +86,8 @@ def run(options: argparse.Namespace) -> int:
     """Be the learner until a signal, the end of standard input, or the engine's destruction."""
     if options.checkpoint is None and (options.every or options.keep):
         options.usage_error("--every and --keep belong to --checkpoint DIR")
+    # The learner shares this process with a thread that waits for Loop B, and with one of refits.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     stop = daemon.begin(until_stdin_closes=options.until_stdin_closes)
     plan = None
     if options.checkpoint is not None:

@@ -195,9 +195,8 @@ class Patterns:
         sizes = geometry.sizes()
         n, projected = geometry.hidden_dim, _core.PROJECTED
         stride = sizes["pattern_stride"]
-        header = struct.unpack_from("<6Q", block)
-        self.version, count, self.fitted_ns, self.rows = header[:4]
-        self.consolidations, self.learned_signals = header[4:]
+        header = struct.unpack_from("<5Q", block)
+        self.version, count, self.fitted_ns, self.rows, self.consolidations = header
         self.count = min(count, geometry.patterns)
 
         def floats(name: str, *shape: int) -> NDArray[np.float32]:

@@ -15,6 +15,8 @@ import logging
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sona_shm import _core
@@ -125,8 +127,6 @@ class BackgroundLoop:
 
     def _run(self, cycle: _Cycle) -> None:
         """Body of the thread."""
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
         self._compute(cycle)
         self._memory.bell.ring()
 
@@ -134,9 +134,7 @@ class BackgroundLoop:
         try:
             cycle.findings = self._find()
             started = time.perf_counter()
-            if cycle.findings.fit is not None:
-                fit, rows = cycle.findings.fit, cycle.findings.rows
-                cycle.refit = prepare(self._core, fit, rows, scheduled=False)
+            cycle.refit = self._repeat(cycle.findings)
             cycle.seconds["repeating"] = time.perf_counter() - started
         except BadFindings as error:
             cycle.problem = str(error)
@@ -154,6 +152,20 @@ class BackgroundLoop:
         if self._stopping:  # `stop` may have looked before there was a process
             process.kill()
         return process.findings(self._memory.geometry)
+
+    def _repeat(self, findings: Findings) -> CapsuleType | None:
+        """The reservoir's outcomes over the new patterns, if there are some.
+
+        In a thread of the lowest priority, which does nothing else: while it computes it does not
+        hold the GIL.  One that held it and was not scheduled would keep the learner waiting.
+        """
+        if findings.fit is None:
+            return None
+        if not self._beside:
+            return prepare(self._core, findings.fit, findings.rows, scheduled=False)
+        with ThreadPoolExecutor(1, "sona repeat", initializer=_lower_priority) as pool:
+            repeat = partial(prepare, self._core, findings.fit, findings.rows, scheduled=False)
+            return pool.submit(repeat).result()
 
     def install(self) -> LearnResult:
         """Make what the cycle has found part of the working blocks; publish it, then `answer`."""
@@ -238,6 +250,11 @@ class BackgroundLoop:
         if self._process is not None:
             self._process.abandon()
         self._cycle = self._process = self._thread = None
+
+
+def _lower_priority() -> None:
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
 
 
 def _why_no_patterns(findings: Findings, stale: bool) -> str:

@@ -15,6 +15,15 @@ from sona_shm.shm.layout import Geometry
 
 #: Nobody waits for a process that was stopped, or that gets no time at all.
 LONGEST_SECONDS: Final = 600.0
+# The lowest priority from the beginning: importing takes longer than many a cycle.
+_START: Final = """
+import contextlib, os, sys
+os.nice(19)
+with contextlib.suppress(OSError):  # not permitted everywhere; the nice value is enough
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+from sona_shm.loops.cycle_main import main
+main(sys.argv[1], frozenset(sys.argv[2:]))
+"""
 
 
 class CycleProcess:
@@ -30,7 +39,7 @@ class CycleProcess:
     def __init__(self, name: str, parts: frozenset[str]) -> None:
         # One thread of BLAS: its own would wait in tight loops.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "sona_shm.loops.cycle_main", name, *sorted(parts)],
+            [sys.executable, "-c", _START, name, *sorted(parts)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

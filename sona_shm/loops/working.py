@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sona_shm import _core
 from sona_shm.learning.consolidation import Fold, fold
 from sona_shm.learning.lora import initial_down_projection
-from sona_shm.learning.snapshot import Patterns, Snapshot
+from sona_shm.learning.snapshot import Snapshot
 from sona_shm.shm.layout import OFFSETS, Geometry
 
 
@@ -28,25 +28,27 @@ class WorkingBlocks:
     def __init__(self, core: _core.Learner, geometry: Geometry) -> None:
         self._core = core
         self._geometry = geometry
-        blocks = memoryview(core)
-        end = geometry.sizes()["snapshot_bytes"]
-        self._slow = blocks[end:]
-        self.snapshot = Snapshot(blocks[:end], geometry)
-        self.patterns = Patterns(self._slow, geometry)
+        blocks, sizes = memoryview(core), geometry.sizes()
+        self._slow = blocks[sizes["snapshot_bytes"] :]
+        self.snapshot = Snapshot(blocks[: sizes["snapshot_bytes"]], geometry)
+        self.base_a, self.base_b = (self._base(sizes[f"slow_base_{part}"]) for part in "ab")
+
+    def _base(self, start: int) -> NDArray[np.float32]:
+        rank, n = self._geometry.base_rank, self._geometry.hidden_dim
+        return np.frombuffer(self._slow, np.float32, rank * n, start).reshape(rank, n)
 
     @property
     def signals_since(self) -> int:
         """Signals learned since Loop B has last installed something."""
-        learned: int = self.patterns.learned_signals
-        return self.snapshot.counters["signals_accumulated"] - learned
+        return self.snapshot.counters["signals_accumulated"] - self._load("learned_signals")
 
     def consolidate(self) -> Fold | None:
         """Fold the MicroLoRA into the BaseLoRA and reset it; None if it has learned nothing."""
-        snapshot, patterns = self.snapshot, self.patterns
+        snapshot = self.snapshot
         if not snapshot.micro_b.any():
             return None
-        base = (patterns.base_a, patterns.base_b)
-        folded = fold(base, (snapshot.micro_a, snapshot.micro_b), self._geometry.base_rank)
+        micro = (snapshot.micro_a, snapshot.micro_b)
+        folded = fold((self.base_a, self.base_b), micro, self._geometry.base_rank)
         self.set_base(folded.a, folded.b)
         rank, n = snapshot.micro_a.shape
         snapshot.micro_a[:] = initial_down_projection(rank, n)
@@ -56,13 +58,17 @@ class WorkingBlocks:
     def set_base(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
         """Another BaseLoRA, to be published with the next version."""
         self._core.slow_changed()
-        self.patterns.base_a[:], self.patterns.base_b[:] = a, b
-        self._store("consolidations", self.patterns.consolidations + 1)
+        self.base_a[:], self.base_b[:] = a, b
+        self._store("consolidations", self._load("consolidations") + 1)
 
     def note_learned(self) -> None:
         """From here on signals count for the next cycle."""
         self._core.slow_changed()
         self._store("learned_signals", self.snapshot.counters["signals_accumulated"])
+
+    def _load(self, field: str) -> int:
+        (value,) = struct.unpack_from("<Q", self._slow, OFFSETS[f"slow_header.{field}"])
+        return int(value)
 
     def _store(self, field: str, value: int) -> None:
         struct.pack_into("<Q", self._slow, OFFSETS[f"slow_header.{field}"], value)

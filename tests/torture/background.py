@@ -50,7 +50,7 @@ def cycles_left(name: str) -> list[int]:
             words = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"sona_shm.loops.cycle_main" in words and name.encode() in words:
+        if any(b"cycle_main" in word for word in words) and name.encode() in words:
             left.append(int(folder.name))
     return left
 
