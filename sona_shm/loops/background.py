@@ -15,12 +15,14 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sona_shm import _core
 from sona_shm.config import SonaConfig
+from sona_shm.learning.consolidation import Fold
 from sona_shm.loops.cycle import PARTS, Findings, find
 from sona_shm.loops.cycle_process import CycleProcess
 from sona_shm.loops.findings import BadFindings
@@ -54,6 +56,7 @@ class _Cycle:
     problem: str = ""
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     ended: bool = False
+    installation: Iterator[LearnResult | None] | None = None
 
 
 class BackgroundLoop:
@@ -107,6 +110,8 @@ class BackgroundLoop:
         cycle = self._cycle
         if cycle is None or not cycle.ended:
             return False
+        if cycle.installation is not None:
+            return True
         return cycle.refit is None or self._core.catch_up_refit(cycle.refit, _CATCH_UP) == 0
 
     # ---- what ----
@@ -167,40 +172,57 @@ class BackgroundLoop:
             repeat = partial(prepare, self._core, findings.fit, findings.rows, scheduled=False)
             return pool.submit(repeat).result()
 
-    def install(self) -> LearnResult:
-        """Make what the cycle has found part of the working blocks; publish it, then `answer`."""
+    def install_part(self) -> LearnResult | None:
+        """Make the next part of what the cycle has found part of the working blocks.
+
+        Publish after each, so that Loop A waits for none of them longer than for a flush; with the
+        last one comes the result, to `answer` with.
+        """
         started = time.perf_counter()
-        cycle, self._cycle = self._cycle, None
+        cycle = self._cycle
         assert cycle is not None
-        self._thread = self._process = None
+        if cycle.installation is None:
+            working = WorkingBlocks(self._core, self._memory.geometry)
+            cycle.installation = self._install(working, cycle)
+        result = next(cycle.installation)
+        took = time.perf_counter() - started
+        cycle.seconds["installing"] = cycle.seconds.get("installing", 0.0) + took
+        if result is None:
+            return None
+        self._cycle = self._thread = self._process = None
         self._due = time.monotonic() + self._interval
-        working = WorkingBlocks(self._core, self._memory.geometry)
+        seconds = cycle.findings.seconds | cycle.seconds if cycle.findings else {}
+        return dataclasses.replace(result, seconds=seconds)
+
+    def _install(self, working: WorkingBlocks, cycle: _Cycle) -> Iterator[LearnResult | None]:
+        """Part by part; the last one is the result."""
+        findings, version = cycle.findings, working.snapshot.version
         if cycle.problem:
             working.snapshot.count("cycles_failed")
-            return LearnResult("failed", cycle.problem)
-        if cycle.findings is None:
+            yield LearnResult("failed", cycle.problem)
+        elif findings is None:
             working.snapshot.count("cycles_skipped")
-            return LearnResult(
+            yield LearnResult(
                 "skipped",
                 f"{working.signals_since} signals since the last cycle, which needs "
                 f"{FEWEST_SIGNALS}",
             )
-        result = self._install_findings(working, cycle.findings, cycle.refit)
-        working.note_learned()
-        working.snapshot.count("cycles_installed")
-        cycle.seconds["installing"] = time.perf_counter() - started
-        return dataclasses.replace(result, seconds=cycle.findings.seconds | cycle.seconds)
+        else:
+            stale = cycle.refit is not None and self._core.refits != findings.refits
+            if cycle.refit is not None and not stale:
+                self._core.install_refit(cycle.refit)
+                yield None
+            folded = None
+            if "consolidation" in self.parts:
+                with one_thread():
+                    folded = working.consolidate()
+                yield None
+            result = self._install_heads(working, findings, folded, stale)
+            yield dataclasses.replace(result, version_before=version)
 
-    def _install_findings(
-        self, working: WorkingBlocks, findings: Findings, refit: CapsuleType | None
+    def _install_heads(
+        self, working: WorkingBlocks, findings: Findings, folded: Fold | None, stale: bool
     ) -> LearnResult:
-        stale = refit is not None and self._core.refits != findings.refits
-        if refit is not None and not stale:
-            self._core.install_refit(refit)
-        folded = None
-        if "consolidation" in self.parts:
-            with one_thread():
-                folded = working.consolidate()
         heads = []
         for route, head in findings.heads.items():
             if head.change is not None:
@@ -208,6 +230,8 @@ class BackgroundLoop:
                 working.snapshot.head(route)[:] += head.change
                 working.snapshot.count("heads_refitted")
             heads.append(HeadResult(route, head.rows, head.improvement, head.change is not None))
+        working.note_learned()
+        working.snapshot.count("cycles_installed")
         return LearnResult(
             "done",
             _why_no_patterns(findings, stale),
@@ -221,7 +245,6 @@ class BackgroundLoop:
             consolidated=folded is not None,
             truncation_error=folded.spectral_error if folded else 0.0,
             truncation_relative=folded.relative_error if folded else 0.0,
-            version_before=working.snapshot.version,
         )
 
     def answer(self, result: LearnResult) -> LearnResult:

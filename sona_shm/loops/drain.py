@@ -196,9 +196,9 @@ class DrainLoop:
             background.begin()
         if not background.may_install:
             return None
-        result = background.install()
+        result = background.install_part()
         self._publish()
-        return background.answer(result)
+        return None if result is None else background.answer(result)
 
     def learn(self) -> LearnResult:
         """Run a cycle of Loop B in the calling process; only where learning is inline."""
@@ -206,8 +206,8 @@ class DrainLoop:
             self._drain_all()
             self._publish(force=True)
             self.background.begin()
-            result = self._learn_in_background()
-            assert result is not None
+            while (result := self._learn_in_background()) is None:
+                pass
             return result
 
     def _publish(self, *, force: bool = False) -> None:
