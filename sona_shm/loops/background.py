@@ -153,10 +153,14 @@ class BackgroundLoop:
     def _find(self) -> Findings:
         if not self._beside:
             return find(self._memory, self._config, self.parts)
-        process = self._process = CycleProcess(self._memory.names.engine, self.parts)
+        if self._process is not None and self._process.has_ended:
+            self._process.end()
+            self._process = None
+        if self._process is None:
+            self._process = CycleProcess(self._memory.names.engine, self.parts)
         if self._stopping:  # `stop` may have looked before there was a process
-            process.kill()
-        return process.findings(self._memory.geometry)
+            self._process.kill()
+        return self._process.findings(self._memory.geometry)
 
     def _repeat(self, findings: Findings) -> CapsuleType | None:
         """The reservoir's outcomes over the new patterns, if there are some.
@@ -189,7 +193,7 @@ class BackgroundLoop:
         cycle.seconds["installing"] = cycle.seconds.get("installing", 0.0) + took
         if result is None:
             return None
-        self._cycle = self._thread = self._process = None
+        self._cycle = self._thread = None
         self._due = time.monotonic() + self._interval
         seconds = cycle.findings.seconds | cycle.seconds if cycle.findings else {}
         return dataclasses.replace(result, seconds=seconds)
@@ -267,6 +271,9 @@ class BackgroundLoop:
             process.kill()
         if thread is not None:
             thread.join()
+        if self._process is not None:
+            self._process.end()
+            self._process = None
 
     def abandon(self) -> None:
         """In a forked child the cycle is the parent's."""

@@ -1,4 +1,4 @@
-"""The learner's end of the pipes to the process in which a cycle of Loop B computes."""
+"""The learner's end of the pipes to the process in which cycles of Loop B compute."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ main(sys.argv[1], frozenset(sys.argv[2:]))
 
 
 class CycleProcess:
-    """A process that computes one cycle.
+    """A process that computes cycles, one when asked for it.
+
+    Starting one takes the interpreter's lock for milliseconds, in which Loop A stands still; so it
+    stays for the next cycle, and ends by itself when none comes soon.
 
     Parameters
     ----------
@@ -47,29 +50,44 @@ class CycleProcess:
         )
         self.pid = self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it cannot be asked any more."""
+        return self._process.poll() is not None
+
     def findings(self, geometry: Geometry) -> Findings:
-        """Wait for its answer, for at most `LONGEST_SECONDS`; then it is gone.
+        """Ask for a cycle and wait for its answer, for at most `LONGEST_SECONDS`.
 
         Raises
         ------
         BadFindings
-            If it ends or takes too long without one, or the answer cannot be.
+            If it ends or takes too long without one, or the answer cannot be; then it is gone.
         """
-        pipe = self._process.stdout
-        assert pipe is not None
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
         deadline = time.monotonic() + LONGEST_SECONDS
         try:
-            header = _read(pipe, HEADER.size, deadline)
-            body = _read(pipe, body_length(header, geometry), deadline)
+            os.write(stdin.fileno(), b"\n")
+            header = _read(stdout, HEADER.size, deadline)
+            body = _read(stdout, body_length(header, geometry), deadline)
             return decode(header, body, geometry)
-        finally:
-            self.kill()
-            self._process.wait()
-            self._close_pipes()
+        except OSError as error:
+            self.end()
+            raise BadFindings(f"it has ended: {error.strerror}") from None
+        except BaseException:
+            self.end()
+            raise
 
     def kill(self) -> None:
         """End it, whatever it does; whoever waits for its findings gets an error."""
         self._process.kill()
+
+    def end(self) -> None:
+        """The same, and let go of it; only where nobody waits for its findings."""
+        self.kill()
+        self._process.wait()
+        self._close_pipes()
 
     def abandon(self) -> None:
         """In a forked child: the process is the parent's, and so are its pipes."""
