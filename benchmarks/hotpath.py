@@ -20,6 +20,7 @@ from timing import ROUNDS, nanoseconds, report
 
 import sona_shm as sona
 from sona_shm.loops.drain import DrainLoop
+from sona_shm.loops.working import WorkingBlocks
 from sona_shm.shm.life_cycle import attach_memory
 
 DIMS = [64, 256, 384, 768, 1536]
@@ -72,6 +73,7 @@ def measure(dim: int, count: int) -> Iterator[dict[str, Any]]:
             _teach(engine, drain, dim)
             yield from _request_path(engine, drain, dim, count)
             yield from _learner(engine, drain, dim)
+            yield _both_tiers(engine, drain, dim, count)
         finally:
             drain.close()
             memory.close()
@@ -193,6 +195,24 @@ def _learner(engine: sona.Engine, drain: DrainLoop, dim: int) -> Iterator[dict[s
     ours = nanoseconds("drain.flush()", {"drain": drain}, 1000)
     peer = nanoseconds("put()", {"put": copies.put}, 1000)
     yield _row("publish", dim, ours, peer, f"copy of {block_bytes} bytes")
+
+
+def _both_tiers(engine: sona.Engine, drain: DrainLoop, dim: int, count: int) -> dict[str, Any]:
+    """After consolidations: a BaseLoRA of full rank below the MicroLoRA."""
+    rng = np.random.default_rng(3)
+    rank = engine.config.base_lora_rank
+    c, d = (0.01 * rng.standard_normal((rank, dim)).astype(np.float32) for _ in range(2))
+    WorkingBlocks(drain._core, engine.config.geometry()).set_base(c, d)
+    drain.flush()
+    a, b = (rng.standard_normal((2, dim)).astype(np.float32) for _ in range(2))
+    x = rng.standard_normal(dim).astype(np.float32)
+    x /= np.linalg.norm(x)
+    out = np.empty_like(x)
+    s, t = np.float32(2**-0.5), np.float32(rank**-0.5)
+    ours = nanoseconds("engine.apply(x, out=out)", locals(), count)
+    numpy = "x + s * ((x @ a.T) @ b) + t * ((x @ c.T) @ d)"
+    peer = nanoseconds(numpy, locals(), count // 10)
+    return _row("apply, both tiers", dim, ours, peer, "numpy expression")
 
 
 def main() -> None:
