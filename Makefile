@@ -35,6 +35,7 @@ bench-routing: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/routing.py --ablation
 	$(BIN)/python benchmarks/routing.py --workers
 	$(BIN)/python benchmarks/recurring.py
+	$(BIN)/python benchmarks/trajectories.py
 
 torture: $(VENV)/installed-test
 	$(BIN)/python -m tests.torture

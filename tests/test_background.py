@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -19,6 +20,7 @@ from sona_shm.learning.snapshot import Patterns, Snapshot
 from sona_shm.loops.background import FEWEST_SIGNALS
 from sona_shm.loops.cycle import linear_features
 from sona_shm.loops.drain import DrainLoop
+from sona_shm.loops.working import WorkingBlocks
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.waiting import wait_until
 from tests.children import PATIENCE, end, hear, start
@@ -30,12 +32,14 @@ ROUTES = (sona.Route("a"), sona.Route("b", 0.1), sona.Route("c", 0.3))
 CONFIG = sona.SonaConfig(
     hidden_dim=DIM,
     routes=ROUTES,
-    micro_lora_lr=0.1,
+    micro_lora_lr=1.0,
     pattern_clusters=12,
     reservoir=512,
     trajectory_capacity=4000,
     max_workers=4,
 )
+#: Trajectories after which a MicroLoRA that learns fast moves embeddings by more than LEAST_SHIFT.
+ENOUGH_TO_FOLD = 1500
 REQUESTED = OFFSETS["control_header.learn_requested"]
 SERVED = OFFSETS["control_header.learn_served"]
 
@@ -98,18 +102,19 @@ def test_a_cycle_folds_and_leaves_the_function_unchanged(
 def test_learning_goes_on_after_a_cycle_and_truncates_when_it_must(
     name: str, rng: np.random.Generator
 ) -> None:
-    config = sona.SonaConfig(hidden_dim=DIM, micro_lora_lr=0.5, base_lora_rank=2)
+    config = sona.SonaConfig(hidden_dim=DIM, micro_lora_lr=1.0, base_lora_rank=2)
     with sona.Engine.create(name, config, learner="inline") as engine:
         errors = []
         for _ in range(4):
-            for i in range(FEWEST_SIGNALS):
+            wanted = embeddings(rng, 2)
+            for i in range(ENOUGH_TO_FOLD):
                 t = sona.QueryTrajectory(i, embeddings(rng, 1)[0])
-                t.add_step(sona.TrajectoryStep(embeddings(rng, 1)[0], [], float(i % 2), 0))
+                t.add_step(sona.TrajectoryStep(wanted[i % 2], [], float(i % 2), 0))
                 engine.record(t.finalize(float(i % 2)))
             x = embeddings(rng)
             before = engine.apply(x)
             result = engine.force_learn()
-            assert result.status == "done"
+            assert (result.status, result.consolidated) == ("done", True)
             moved = np.linalg.norm(engine.apply(x) - before, axis=1).max()
             assert moved <= result.truncation_error + 1e-5
             errors.append(result.truncation_error)
@@ -118,22 +123,58 @@ def test_learning_goes_on_after_a_cycle_and_truncates_when_it_must(
         assert result.rows == 0  # no routes, no reservoir
 
 
+def test_an_adapter_that_does_little_is_left_to_learn_on(
+    name: str, rng: np.random.Generator
+) -> None:
+    """From a reset it would have to begin anew, and never get anywhere."""
+    config = dataclasses.replace(CONFIG, micro_lora_lr=0.01)
+    with sona.Engine.create(name, config, learner="inline") as engine:
+        teach(engine, rng)
+        before = engine.instant.micro_lora()
+        result = engine.force_learn()
+        assert (result.status, result.consolidated) == ("done", False)
+        assert before.b.any()
+        np.testing.assert_array_equal(engine.instant.micro_lora().b, before.b)
+
+
+def test_an_adapter_that_is_not_finite_fails_the_cycle_and_not_the_learner(
+    name: str, rng: np.random.Generator
+) -> None:
+    with sona.Engine.create(name, CONFIG, learner="inline") as engine:
+        teach(engine, rng)
+        drain = engine.instant._drain
+        assert drain is not None
+        drain.background.parts = frozenset({"consolidation"})
+        working = WorkingBlocks(drain._core, CONFIG.geometry())
+        working.snapshot.micro_b[0, 0] = np.nan
+        result = engine.force_learn()
+        assert result.status == "failed"
+        assert "smaller micro_lora_lr" in result.reason
+        working.snapshot.micro_b[0, 0] = 0.0
+        assert engine.force_learn().status == "done"
+        counters = engine.instant.metrics
+        assert (counters.cycles_failed, counters.cycles_installed) == (1, 1)
+
+
 def test_what_is_learned_sees_both_adapters(name: str, rng: np.random.Generator) -> None:
-    """A trajectory moves the sum of both towards its target: a fixed point stays one."""
+    """Trajectories move the sum of both towards its target: a fixed point stays one."""
     config = sona.SonaConfig(hidden_dim=DIM, micro_lora_lr=1.0)
     with sona.Engine.create(name, config, learner="inline") as engine:
         x, direction = embeddings(rng, 2)
-        t = sona.QueryTrajectory(1, x)
-        t.add_step(sona.TrajectoryStep(direction, [], 1.0, 0))
-        t.finalize(1.0)
-        for _ in range(FEWEST_SIGNALS):
-            assert engine.record(t)
-        at = float((engine.apply(x) - x) @ direction)
+
+        def record(count: int) -> float:
+            """Good where it goes along, bad where it goes back; returns how far it is moved."""
+            for i in range(count):
+                good = float(i % 2)
+                t = sona.QueryTrajectory(i, x)
+                t.add_step(sona.TrajectoryStep((2.0 * good - 1.0) * direction, [], good, 0))
+                assert engine.record(t.finalize(good))
+            return float((engine.apply(x) - x) @ direction)
+
+        at = record(ENOUGH_TO_FOLD)
+        assert at > 0.2
         assert engine.force_learn().consolidated
-        for _ in range(FEWEST_SIGNALS):
-            assert engine.record(t)
-        # The baselines approach what they see, so the target has become smaller, not twice as far.
-        assert abs(float((engine.apply(x) - x) @ direction)) < abs(at) + 0.05
+        assert abs(record(FEWEST_SIGNALS) - at) < 0.05
 
 
 def test_patterns_follow_when_requests_have_moved(name: str, rng: np.random.Generator) -> None:

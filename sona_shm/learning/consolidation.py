@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 Doubles: TypeAlias = NDArray[np.float64]
 Factors: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
 
+#: An adapter that moves no embedding of length 1 further than this is left to learn on: what it
+#: has found is not worth the BaseLoRA's rank yet, and a reset would only delay it.
+LEAST_SHIFT: Final = 0.05
 # Singular values below this share of the largest are rounding, not directions.
 _ROUNDING: Final = 1e-7
 
@@ -79,6 +82,18 @@ def fold(first: Factors, second: Factors, rank: int) -> Fold:
         spectral_error=float(left_over.max(initial=0.0)),
         relative_error=float(np.linalg.norm(left_over)) / total if total else 0.0,
     )
+
+
+def largest_shift(factors: Factors) -> float:
+    """The largest length by which an adapter moves an embedding of length 1.
+
+    Examples
+    --------
+    >>> largest_shift((np.eye(1, 3, dtype="f4"), np.eye(1, 3, dtype="f4")))
+    1.0
+    """
+    _, values, _ = singular_values(_scaled(factors), factors[1].astype(np.float64))
+    return float(values[0])
 
 
 def singular_values(down: Doubles, up: Doubles) -> tuple[Doubles, Doubles, Doubles]:

@@ -20,8 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from sona_shm import _core
 from sona_shm.config import SonaConfig
+from sona_shm.errors import NonFiniteError
 from sona_shm.learning.consolidation import Fold
 from sona_shm.loops.cycle import PARTS, Findings, find
 from sona_shm.loops.cycle_process import CycleProcess
@@ -218,8 +221,12 @@ class BackgroundLoop:
                 yield None
             folded = None
             if "consolidation" in self.parts:
-                with one_thread():
-                    folded = working.consolidate()
+                try:
+                    with one_thread():
+                        folded = working.consolidate()
+                except (NonFiniteError, np.linalg.LinAlgError) as error:
+                    working.snapshot.count("cycles_failed")
+                    yield LearnResult("failed", str(error))
                 yield None
             result = self._install_heads(working, findings, folded, stale)
             yield dataclasses.replace(result, version_before=version)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona_shm import _core
-from sona_shm.learning.consolidation import Fold, fold
-from sona_shm.learning.lora import initial_down_projection
+from sona_shm.errors import NonFiniteError
+from sona_shm.learning.consolidation import LEAST_SHIFT, Fold, fold, largest_shift
 from sona_shm.learning.snapshot import Snapshot
 from sona_shm.shm.layout import OFFSETS, Geometry
 
@@ -43,16 +43,27 @@ class WorkingBlocks:
         return self.snapshot.counters["signals_accumulated"] - self._load("learned_signals")
 
     def consolidate(self) -> Fold | None:
-        """Fold the MicroLoRA into the BaseLoRA and reset it; None if it has learned nothing."""
-        snapshot = self.snapshot
-        if not snapshot.micro_b.any():
+        """Fold the MicroLoRA into the BaseLoRA and reset it; None if it has learned too little.
+
+        Its B becomes zero, which makes it do nothing.  A stays: from a small A and a zero B an
+        adapter takes long to learn anything, and that would begin anew with each consolidation.
+
+        Raises
+        ------
+        NonFiniteError
+            If it holds NaN or infinity; it stays as it is.
+        """
+        micro = (self.snapshot.micro_a, self.snapshot.micro_b)
+        if not all(np.isfinite(factor).all() for factor in micro):
+            raise NonFiniteError(
+                "the MicroLoRA holds NaN or infinity; create the engine with a smaller "
+                "micro_lora_lr"
+            )
+        if largest_shift(micro) < LEAST_SHIFT:
             return None
-        micro = (snapshot.micro_a, snapshot.micro_b)
         folded = fold((self.base_a, self.base_b), micro, self._geometry.base_rank)
         self.set_base(folded.a, folded.b)
-        rank, n = snapshot.micro_a.shape
-        snapshot.micro_a[:] = initial_down_projection(rank, n)
-        snapshot.micro_b[:] = 0.0
+        self.snapshot.micro_b[:] = 0.0
         return folded
 
     def set_base(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
