@@ -390,6 +390,16 @@ def test_a_reason_of_any_length_reaches_who_asked(
         assert engine.flush(PATIENCE)  # the learner is alive
 
 
+def test_modules_in_the_working_directory_are_not_the_cycle_s(
+    name: str, rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "msgpack.py").write_text("raise ImportError('not the one that is meant')")
+    monkeypatch.chdir(tmp_path)
+    with sona.Engine.create(name, CONFIG, learner="thread") as engine:
+        teach(engine, rng)
+        assert engine.force_learn(PATIENCE).status == "done"
+
+
 def test_descriptors_of_any_number_are_waited_for(name: str, rng: np.random.Generator) -> None:
     """A worker with many connections has a learner in a thread."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

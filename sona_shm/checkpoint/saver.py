@@ -154,8 +154,9 @@ class SaverProcess:
     """
 
     def __init__(self, name: str, plan: CheckpointPlan) -> None:
+        # -P: whatever modules lie in the working directory, they are not meant.
         self._command = [
-            *(sys.executable, "-m", "sona_shm.cli", "save", name, str(plan.directory)),
+            *(sys.executable, "-P", "-m", "sona_shm.cli", "save", name, str(plan.directory)),
             *("--every", str(plan.every), "--keep", str(plan.keep), "--until-stdin-closes"),
         ]
         self._stopping = threading.Event()

@@ -37,9 +37,10 @@ class CycleProcess:
     """
 
     def __init__(self, name: str, parts: frozenset[str]) -> None:
+        # -P: modules of this package and those it needs, whatever lies in the working directory.
         # One thread of BLAS: its own would wait in tight loops.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, name, *sorted(parts)],
+            [sys.executable, "-P", "-c", _START, name, *sorted(parts)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
