@@ -40,8 +40,8 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> target.joinpath("file").read_text()
     'whole'
     """
-    target = Path(os.path.realpath(path))  # unlike Path.resolve, never an error
     try:
+        target = Path(os.path.realpath(path))  # unlike Path.resolve, no RuntimeError for loops
         if target.exists():
             raise ExportError(
                 f"{path} exists already; name a directory that does not, or remove it"
