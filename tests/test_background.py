@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -320,6 +321,25 @@ def test_nobody_answers_where_nobody_learns(name: str, rng: np.random.Generator)
         assert engine.instant.metrics.cycles_installed == 1
 
 
+def test_who_asks_hears_that_the_engine_is_destroyed(name: str, rng: np.random.Generator) -> None:
+    with sona.Engine.create(name, CONFIG) as engine, Learner(name):
+        results: list[sona.LearnResult] = []
+        asker = threading.Thread(target=lambda: results.append(engine.force_learn(2 * PATIENCE)))
+        asker.start()
+        assert wait_until(lambda: engine._memory.control.load(REQUESTED) == 1, PATIENCE)
+        sona.Engine.destroy(name)
+        asker.join(PATIENCE)
+        assert [(r.status, r.reason) for r in results] == [
+            ("unanswered", "the engine was destroyed meanwhile")
+        ]
+
+
+def test_nobody_waits_for_nan_seconds(name: str) -> None:
+    with sona.Engine.create(name, CONFIG) as engine, Learner(name):
+        assert engine.force_learn(float("nan")).status == "unanswered"
+        assert not engine.flush(float("nan"))
+
+
 def test_requests_at_the_same_time_are_one_cycle(name: str, rng: np.random.Generator) -> None:
     with sona.Engine.create(name, CONFIG) as engine, Learner(name) as learner:
         teach(engine, rng)
@@ -369,6 +389,71 @@ def test_a_killed_cycle_changes_nothing(name: str, rng: np.random.Generator) -> 
         answered = ask(engine)
         step_until(learner, answered)
         assert engine.instant.metrics.cycles_installed == 1
+
+
+@pytest.mark.parametrize("part", ["find", "prepare"])
+def test_an_interrupted_cycle_changes_nothing(
+    name: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Ctrl-C in the process that learns inline: no part of the cycle is installed later."""
+
+    def interrupted(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    with sona.Engine.create(name, CONFIG, learner="inline") as engine:
+        teach(engine, rng)
+        # All new patterns are better, or there might be nothing to prepare.
+        monkeypatch.setattr("sona_shm.loops.cycle.bank_gain", lambda *_: 1.0)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(f"sona_shm.loops.background.{part}", interrupted)
+            engine.force_learn()
+        teach(engine, rng, 1)
+        metrics = engine.instant.metrics
+        counts = (metrics.cycles_failed, metrics.cycles_installed, metrics.cycles_skipped)
+        assert counts == (1, 0, 0)
+        assert not engine.base_lora().b.any()
+        assert engine.force_learn().status == "done"
+
+
+def test_a_reason_of_any_length_reaches_who_asked(
+    name: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*arguments: object) -> None:
+        raise ValueError("x" * 100_000)
+
+    monkeypatch.setattr("sona_shm.loops.cycle_process._read", failing)
+    with sona.Engine.create(name, CONFIG, learner="thread") as engine:
+        teach(engine, rng)
+        result = engine.force_learn(PATIENCE)
+        assert result.status == "failed"
+        assert result.reason.startswith("ValueError('xxx")
+        assert engine.instant.metrics.cycles_failed == 1
+        assert engine.flush(PATIENCE)  # the learner is alive
+
+
+def test_modules_in_the_working_directory_are_not_the_cycle_s(
+    name: str, rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "msgpack.py").write_text("raise ImportError('not the one that is meant')")
+    monkeypatch.chdir(tmp_path)
+    with sona.Engine.create(name, CONFIG, learner="thread") as engine:
+        teach(engine, rng)
+        assert engine.force_learn(PATIENCE).status == "done"
+
+
+def test_descriptors_of_any_number_are_waited_for(name: str, rng: np.random.Generator) -> None:
+    """A worker with many connections has a learner in a thread."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(1050)]
+    try:
+        with sona.Engine.create(name, CONFIG, learner="thread") as engine:
+            teach(engine, rng)
+            assert engine.force_learn(PATIENCE).status == "done"
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_cycle_that_a_refit_overtook_leaves_its_patterns_out(

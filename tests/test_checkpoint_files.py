@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -314,6 +315,12 @@ def test_so_many_are_kept_and_none_is_made_without_a_change(
             *reversed(saved[-3:]),
             directory / foreign,
         ]
+        # but where that file was moved to the backups, nothing here would be restored
+        assert saved[-1] is not None
+        saved[-1].unlink()
+        again = saver.save()
+        assert again is not None
+        assert again == rotation.list_checkpoints(directory)[0]
         # another process, or a later one, does not repeat the last file either
         assert Saver(engine._memory, CheckpointPlan(directory, keep=3)).save() is None
 
@@ -392,3 +399,72 @@ def test_a_path_that_cannot_be_written_is_an_error(name: str, tmp_path: Path) ->
                 engine.save(path)
         with pytest.raises(sona.CheckpointError, match="cannot make the directory"):
             Saver(engine._memory, CheckpointPlan(tmp_path / "file" / "a"))
+        # Too long for a name: looking whether it is a directory must not be an error of its own.
+        with pytest.raises(sona.CheckpointError, match="too long"):
+            engine.save(tmp_path / ("n" * 300))
+
+
+def test_what_cannot_be_removed_keeps_nobody_from_writing(tmp_path: Path) -> None:
+    """Such as the unfinished file of another user, or what is no file at all."""
+    (tmp_path / ".unfinished-directory").mkdir()
+    (tmp_path / ".unfinished-loop").symlink_to(".unfinished-loop")
+    os.mkfifo(tmp_path / ".unfinished-pipe")  # which nobody writes to
+    write_file(tmp_path / "a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert list(tmp_path.glob(".unfinished-[0-9a-f]*[0-9a-f]")) == []
+
+
+def test_where_nothing_can_be_made_durable_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a directory that may be written and not be read, say; root may do both everywhere."""
+    (tmp_path / "a").write_bytes(b"old")
+    opened = os.open
+
+    def refusing(path: Any, flags: int, *mode: int) -> int:
+        if flags & os.O_DIRECTORY == os.O_DIRECTORY:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(sona.CheckpointError, match="Permission denied"):
+        write_file(tmp_path / "a", b"new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / rotation.name_of(1, 1))
+    for path in (tmp_path / rotation.name_of(1, 1), Path(os.devnull)):
+        with pytest.raises(sona.CheckpointError, match="no regular file"):
+            read_checkpoint(path)
+    assert rotation.newest_valid(tmp_path) is None
+
+
+def test_a_signal_ends_saving_wherever_it_arrives(
+    name: str, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    """Its handler sets the event, whose lock the interrupted thread must not hold."""
+    with sona.Engine.create(name, small_config(), "inline") as engine:
+        learn_something_little(engine, rng)
+        saver = start(
+            """
+            from pathlib import Path
+            from sona_shm.checkpoint.saver import CheckpointPlan, save_repeatedly
+            signal.signal(signal.SIGTERM, lambda *_: stop.set())
+            class Interrupted(threading.Event):
+                def wait(self, timeout=None):
+                    with self._cond:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                    return super().wait(timeout)
+            stop = Interrupted()
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            save_repeatedly(name, CheckpointPlan(Path(sys.argv[2]), every=1000.0), stop)
+            say("ended")
+            """,
+            name,
+            str(tmp_path),
+        )
+        try:
+            assert hear(saver) == "ended"
+        finally:
+            end(saver)

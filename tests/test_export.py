@@ -245,6 +245,23 @@ def test_a_place_that_cannot_be_written_is_an_error_that_names_it(
     assert files(tmp_path) == ["file"]
 
 
+def test_odd_paths_are_errors_too(
+    engine: sona.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(sona.ExportError, match=r"cannot write .*loop"):
+        engine.export(tmp_path / "loop")
+    with pytest.raises(sona.ExportError, match="exists already"):
+        engine.export("/")
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(sona.ExportError, match="No such file or directory"):
+        engine.export("out")
+
+
 def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path: Path) -> None:
     program = (
         "import sys; from sona_shm.export.directory import new_directory\n"

@@ -88,7 +88,10 @@ def test_any_part_of_an_answer_is_refused(rng: np.random.Generator) -> None:
         {"heads": {0: [1, 0.0, np.full(6, np.nan, "<f4").tobytes()]}},
         {"heads": {0: [1]}},
         {"heads": None},
+        {"heads": {0: [1, float("nan"), None]}},
+        {"improvement": float("inf")},
         {"seconds": {"reading": "long"}},
+        {"seconds": {"reading": float("nan")}},
     ],
 )
 def test_what_no_cycle_could_have_found_is_refused(

@@ -134,6 +134,7 @@ def test_a_price_that_moves_moves_the_choice_at_once(name: str) -> None:
     ("call", "named"),
     [
         (lambda e: e.add_route(sona.Route("small")), "small"),
+        (lambda e: e.add_route("new"), "expected a Route"),
         (lambda e: e.add_route(sona.Route("new"), like="nobody"), "nobody"),
         (lambda e: e.add_route(sona.Route("new"), expected_quality=2.0), "2.0"),
         (lambda e: e.add_route(sona.Route("new", 1e30)), "cost"),

@@ -25,23 +25,32 @@ def write_file(path: Path, data: bytes) -> None:
         If it could not be written; nothing is left behind, and what was there is as it was.
     """
     try:
-        remove_unfinished(path.parent)
-        temporary, descriptor = _begin(path.parent)
+        # Opened before anything is written: where it cannot be, nothing could be made durable.
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            _fill(descriptor, data)
-            temporary.rename(path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
-            raise
+            remove_unfinished(path.parent)
+            _write_beside(path, data)
+            os.fsync(directory)
         finally:
-            os.close(descriptor)
-        _sync_directory(path.parent)
+            os.close(directory)
     except OSError as error:
         raise CheckpointError(
             f"cannot write the checkpoint {path} of {len(data):,} bytes: {error.strerror}; make "
             "room or choose another directory"
         ) from None
+
+
+def _write_beside(path: Path, data: bytes) -> None:
+    temporary, descriptor = _begin(path.parent)
+    try:
+        _fill(descriptor, data)
+        temporary.rename(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def _begin(directory: Path) -> tuple[Path, int]:
@@ -64,23 +73,15 @@ def _fill(descriptor: int, data: bytes) -> None:
     os.fsync(descriptor)
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def remove_unfinished(directory: Path) -> None:
-    """Remove temporary files whose writer is dead."""
+    """Remove temporary files whose writer is dead; what cannot be removed stays."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     for path in directory.glob(f"{_UNFINISHED}*"):
-        with contextlib.suppress(FileNotFoundError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Its writer is alive, or it is another user's, or no file: all no reason not to write.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, flags)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
-            except BlockingIOError:
-                pass  # its writer is alive
             finally:
                 os.close(descriptor)

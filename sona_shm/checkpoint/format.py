@@ -16,6 +16,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -90,7 +92,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         With the file's name, what was found and what was expected.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Unsound("it is no regular file")
             return _read(path, file)
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from None
@@ -98,6 +102,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} is no checkpoint that can be restored: {reason}; restore an older one"
         ) from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for the other end, which a pipe may never get."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _read(path: Path, file: BinaryIO) -> Checkpoint:

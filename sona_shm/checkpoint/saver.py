@@ -23,7 +23,7 @@ logger = logging.getLogger("sona_shm.checkpoint")
 #: At most one line a second about what cannot be written.
 _RETRY_SECONDS: Final = 1.0
 _STOP_SECONDS: Final = 5.0
-_LOOK_SECONDS: Final = 0.5
+_LOOK_SECONDS: Final = 0.05
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class CheckpointPlan:
 
 
 class Saver:
-    """Saves one engine into one directory; nothing where nothing has changed since the last file.
+    """Saves one engine into one directory; nothing where the last file is there and says the same.
 
     Parameters
     ----------
@@ -71,10 +71,12 @@ class Saver:
         memory.at_close(self._reader._release)
         make_directory(plan.directory)
         newest = newest_valid(plan.directory)
-        self._last: EngineState | None = None if newest is None else newest.state
+        self._last: tuple[Path, EngineState] | None = None
+        if newest is not None:
+            self._last = newest.path, newest.state
 
     def save(self) -> Path | None:
-        """Save and remove what is too old; None if the last file says the same.
+        """Save and remove what is too old; None if the last file is there and says the same.
 
         Raises
         ------
@@ -82,11 +84,13 @@ class Saver:
             If it could not be written; nothing is left behind.
         """
         state = take_state(self._memory, self._reader)
-        if self._last is not None and state.knows_the_same_as(self._last):
-            return None
+        if self._last is not None:
+            file, saved = self._last
+            if file.exists() and state.knows_the_same_as(saved):
+                return None
         name, path = self._memory.names.engine, new_path(self._plan.directory, state.version)
         save_state(state, path, name)
-        self._last = state
+        self._last = path, state
         remove_old(self._plan.directory, self._plan.keep)
         logger.info("saved version %d of %s in %s", state.version, name, path)
         return path
@@ -117,10 +121,11 @@ def save_repeatedly(name: str, plan: CheckpointPlan, stop: threading.Event) -> N
     try:
         saver = Saver(memory, plan)
         due = time.monotonic() + plan.every
-        while not stop.wait(min(_LOOK_SECONDS, max(0.0, due - time.monotonic()))):
-            if memory.is_destroyed:
-                return
-            if time.monotonic() >= due:
+        while not stop.is_set() and not memory.is_destroyed:
+            # Not `stop.wait`: a signal handler sets the event, and would wait for ever for a lock
+            # that the thread it interrupts holds.
+            time.sleep(min(_LOOK_SECONDS, max(0.0, due - time.monotonic())))
+            if not stop.is_set() and time.monotonic() >= due:
                 due = time.monotonic() + _try_to_save(saver, plan)
     finally:
         memory.close()
@@ -149,8 +154,9 @@ class SaverProcess:
     """
 
     def __init__(self, name: str, plan: CheckpointPlan) -> None:
+        # -P: whatever modules lie in the working directory, they are not meant.
         self._command = [
-            *(sys.executable, "-m", "sona_shm.cli", "save", name, str(plan.directory)),
+            *(sys.executable, "-P", "-m", "sona_shm.cli", "save", name, str(plan.directory)),
             *("--every", str(plan.every), "--keep", str(plan.keep), "--until-stdin-closes"),
         ]
         self._stopping = threading.Event()
@@ -169,7 +175,12 @@ class SaverProcess:
                 return
             logger.error("the saving process has ended with status %d; starting another", status)
             self._close_pipe()
-            self._process = self._start()
+            try:
+                self._process = self._start()
+            except OSError as error:
+                logger.error("cannot start it: %s", error.strerror)
+            if self._stopping.is_set():  # `stop` may have closed the pipe of the one before
+                self._close_pipe()
 
     def _close_pipe(self) -> None:
         assert self._process.stdin is not None

@@ -41,6 +41,8 @@ class BackgroundRequests(RouteChanges):
         ------
         EngineClosed
             After close().
+        EngineNotFound
+            If the engine was destroyed before.
 
         Examples
         --------

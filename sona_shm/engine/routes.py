@@ -65,6 +65,8 @@ class RouteChanges(Requests):
         1
         >>> sona.Engine.destroy("doc-add")
         """
+        if not isinstance(route, Route):
+            raise ConfigError(f"route is {route!r}, expected a Route")
         instant = self.instant
         similar = _core.NO_ROUTE if like is None else instant.routes.index_of(like)
         if expected_quality is not None and not 0.0 <= expected_quality <= 1.0:

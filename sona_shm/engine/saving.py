@@ -53,7 +53,7 @@ class Saving(RouteChanges):
         """
         self._memory.require_open()
         state, file = take_state(self._memory, self), Path(path)
-        if file.is_dir():
+        if os.path.isdir(file):  # noqa: PTH112  # unlike Path.is_dir, never an error
             file = new_path(file, state.version)
         save_state(state, file, self._memory.names.engine)
         return file

@@ -27,7 +27,7 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises
     ------
     ExportError
-        If it exists or cannot be written; nothing is left behind.
+        If it exists or cannot be written; nothing is left behind but directories above it.
 
     Examples
     --------
@@ -40,17 +40,20 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> target.joinpath("file").read_text()
     'whole'
     """
-    target = Path(path).resolve()
-    work = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
+        target = Path(os.path.realpath(path))  # unlike Path.resolve, no RuntimeError for loops
         if target.exists():
             raise ExportError(
                 f"{path} exists already; name a directory that does not, or remove it"
             )
-        work.mkdir(parents=True)
-        yield work
-        work.rename(target)
+        work = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        try:
+            work.mkdir(parents=True)
+            yield work
+            work.rename(target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        raise ExportError(f"cannot write {path}: {error}") from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        raise ExportError(
+            f"cannot write {path}: {error}; make room or choose another directory"
+        ) from None

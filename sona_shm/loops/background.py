@@ -150,6 +150,10 @@ class BackgroundLoop:
             # The learner counts it as cycles_failed, and goes on with what there is.
             logger.exception("a cycle of Loop B has failed")
             cycle.problem = repr(error)
+        except BaseException:
+            # Ctrl-C where learning is inline: a part of a cycle is none.
+            cycle.problem = "it was interrupted"
+            raise
         finally:
             cycle.ended = True
 

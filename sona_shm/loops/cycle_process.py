@@ -40,9 +40,10 @@ class CycleProcess:
     """
 
     def __init__(self, name: str, parts: frozenset[str]) -> None:
+        # -P: modules of this package and those it needs, whatever lies in the working directory.
         # One thread of BLAS: its own would wait in tight loops.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, name, *sorted(parts)],
+            [sys.executable, "-P", "-c", _START, name, *sorted(parts)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -103,9 +104,10 @@ class CycleProcess:
 def _read(pipe: IO[bytes], count: int, deadline: float) -> bytes:
     """So many bytes, fewer where the pipe ends."""
     chunks = []
+    poll = select.poll()  # unlike select(), for descriptors of any number
+    poll.register(pipe, select.POLLIN)
     while count:
-        readable, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
-        if not readable:
+        if not poll.poll(1000.0 * max(0.0, deadline - time.monotonic())):
             raise BadFindings(f"it took longer than {LONGEST_SECONDS:g} s")
         chunk = os.read(pipe.fileno(), min(count, 1 << 16))
         if not chunk:

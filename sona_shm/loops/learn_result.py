@@ -18,6 +18,7 @@ _REQUESTED: Final = OFFSETS["control_header.learn_requested"]
 _SERVED: Final = OFFSETS["control_header.learn_served"]
 _STANDBY_SECONDS: Final = 1.0  # more than a standby takes to follow a learner
 _LOOKS: Final = 1000  # at a result that one cycle after the other replaces
+_LONGEST_REASON: Final = 1000
 _HEADER: Final = struct.Struct("<II")  # length, checksum
 
 
@@ -127,7 +128,10 @@ def request_cycle(memory: EngineMemory, timeout: float) -> LearnResult:
         memory.bell.ring()
     if not wait_until(lambda: memory.lock_states()[0], min(timeout, _STANDBY_SECONDS)):
         return LearnResult("unanswered", "nobody learns; the request stands, for sona learner")
-    if not wait_until(lambda: control.load(_SERVED) >= ticket, timeout):
+    wait_until(lambda: control.load(_SERVED) >= ticket or memory.is_destroyed, timeout)
+    if control.load(_SERVED) < ticket and memory.is_destroyed:
+        return LearnResult("unanswered", "the engine was destroyed meanwhile")
+    if control.load(_SERVED) < ticket:
         return LearnResult("unanswered", f"no answer within {timeout:g} s; the request stands")
     answers = (load_result(memory) for _ in range(_LOOKS))
     result = next((answer for answer in answers if answer is not None), None)
@@ -136,11 +140,19 @@ def request_cycle(memory: EngineMemory, timeout: float) -> LearnResult:
 
 def store_result(memory: EngineMemory, result: LearnResult) -> None:
     """Write a result where requesters look for it; only the learner may."""
+    written = _encode(result)
+    if len(written) > memory.sizes["result_capacity"]:
+        # No cycle says so much, but what it says comes from another process.
+        reason = result.reason[:_LONGEST_REASON]
+        written = _encode(dataclasses.replace(result, reason=reason, heads=(), seconds={}))
+    start, area = memory.sizes["result_offset"], memory.buffer("control")
+    area[start : start + len(written)] = written
+
+
+def _encode(result: LearnResult) -> bytes:
     heads = [dataclasses.astuple(head) for head in result.heads]
     body: bytes = msgpack.packb(dataclasses.asdict(result) | {"heads": heads})
-    start, area = memory.sizes["result_offset"], memory.buffer("control")
-    written = _HEADER.pack(len(body), zlib.crc32(body)) + body
-    area[start : start + len(written)] = written
+    return _HEADER.pack(len(body), zlib.crc32(body)) + body
 
 
 def load_result(memory: EngineMemory) -> LearnResult | None:

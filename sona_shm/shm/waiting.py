@@ -21,7 +21,7 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
     deadline = time.monotonic() + timeout
     pause = _SHORTEST
     while not condition():
-        if time.monotonic() >= deadline:
+        if not time.monotonic() < deadline:  # nor does anybody wait for NaN seconds
             return condition()
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST)
