@@ -115,10 +115,10 @@ def _read(memory: EngineMemory) -> tuple[Snapshot, Patterns, Outcomes]:
         block, slow = reader._patterns()
         snapshot = Snapshot(block, geometry)
         end = snapshot.reservoir_position
-        rows = reader._reservoir(max(0, end - geometry.reservoir), end) if geometry.routes else b""
+        rows = reader._rows(max(0, end - geometry.reservoir), end)
     finally:
         reader._release()
-    return snapshot, Patterns(slow, geometry), Outcomes.from_rows(rows, geometry.hidden_dim)
+    return snapshot, Patterns(slow, geometry), Outcomes.from_rows(rows, geometry)
 
 
 def _with_patterns(findings: Findings, outcomes: Outcomes, config: SonaConfig) -> Findings:
