@@ -64,9 +64,9 @@ _Static_assert(sizeof(struct segment_identity) == CACHE_LINE, "one line");
  * next_trajectory_id any process, fetch_add     the same          acq_rel: uniqueness would do
  * flush_requested    any process, fetch_add     learner           acq_rel/acquire: a request
  *                                                                 follows the records it means
- * learner_sleeping   learner: 1; producers and  producers         seq_cst with a fence on both
- *                    learner: 0                                   sides: store-then-load (Dekker);
- *                                                                 0 again relaxed: only a hint
+ * learner_sleeping   learner: 1; producers,     producers,        seq_cst with a fence on both
+ *                    requesters, destroyer and  requesters,       sides: store-then-load (Dekker);
+ *                    learner: 0                 destroyer         0 again relaxed: only a hint
  * flush_served       learner                    requesters        release/acquire: weights first
  * learn_requested    any process, fetch_add     learner           acq_rel/acquire: as above
  * learn_served       learner                    requesters        release/acquire: weights and the

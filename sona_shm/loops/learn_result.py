@@ -123,8 +123,7 @@ def request_cycle(memory: EngineMemory, timeout: float) -> LearnResult:
     """Ask the learner for a cycle, and wait for what comes of it."""
     control = memory.control
     ticket = control.add(_REQUESTED, 1) + 1
-    if control.exchange(OFFSETS["control_header.learner_sleeping"], 0):
-        memory.bell.ring()
+    memory.wake_learner()
     if not wait_until(lambda: memory.lock_states()[0], min(timeout, _STANDBY_SECONDS)):
         return LearnResult("unanswered", "nobody learns; the request stands, for sona learner")
     if not wait_until(lambda: control.load(_SERVED) >= ticket, timeout):
