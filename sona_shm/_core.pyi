@@ -38,6 +38,12 @@ STEP_HEADER_BYTES: Final[int]
 PAGE: Final[int]
 CACHE_LINE: Final[int]
 GENERATIONS: Final[int]
+MOST_REFITS: Final[int]
+LEAST_SPREAD: Final[float]
+BANK_PRIOR: Final[float]
+BANK_DECAY: Final[float]
+MIXTURE_PRIOR: Final[float]
+MIXTURE_RIDGE: Final[float]
 
 _Geometry: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int]
 _Decoded: TypeAlias = tuple[

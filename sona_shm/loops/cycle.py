@@ -25,15 +25,13 @@ from sona_shm.learning.pruning import prune_and_merge
 from sona_shm.learning.reasoning_bank import PatternFit, fit_patterns
 from sona_shm.learning.reservoir import Outcomes
 from sona_shm.learning.snapshot import Patterns, Snapshot
-from sona_shm.loops.refit import one_thread
+from sona_shm.loops.refit import needs_refits, one_thread
 from sona_shm.shm.memory import EngineMemory
 
 #: What a cycle does, for an ablation to leave something out.
 PARTS: Final = frozenset({"patterns", "consolidation", "heads"})
 #: Outcomes below which there is nothing to fit patterns to; as many as a first refit needs.
 FEWEST_OUTCOMES: Final = 32
-# Squared length below which centred embeddings are not scaled up further, as in _core/settings.h.
-_LEAST_SPREAD: Final = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,7 +89,7 @@ def find(memory: EngineMemory, config: SonaConfig, parts: frozenset[str] = PARTS
     if len(outcomes) < FEWEST_OUTCOMES:
         return findings
     with one_thread():
-        if "patterns" in parts and {"ridge", "bank"} & set(config.experts):
+        if "patterns" in parts and needs_refits(config):
             with _timed(seconds, "patterns"):
                 findings = _with_patterns(findings, outcomes, config)
         if "heads" in parts and "linear" in config.experts:
@@ -167,6 +165,6 @@ def linear_features(
     micro = LoRA(snapshot.micro_a, snapshot.micro_b)
     base = LoRA(patterns.base_a, patterns.base_b)
     adapted = embeddings + micro.shift(embeddings) + base.shift(embeddings)
-    scale = np.float32(1.0 / np.sqrt(max(snapshot.spread, _LEAST_SPREAD)))
+    scale = np.float32(1.0 / np.sqrt(max(snapshot.spread, _core.LEAST_SPREAD)))
     features: NDArray[np.float32] = (adapted - snapshot.feature_mean) * scale
     return features
