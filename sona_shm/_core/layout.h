@@ -196,9 +196,9 @@ _Static_assert(sizeof(struct lane_header) == 256, "layout");
  *   attention f32[attention_count] | extra: extra_bytes of msgpack (strings) | zero padding
  *
  * A feedback is the header alone; an outcome (of a decision made elsewhere) is the header and an
- * embedding; a route command is the header and a struct route_command.  Lengths are multiples of the cache line; a padding record
- * fills the end of the ring before a wrap.  Positions grow without bound; the byte of position p
- * is ring[p % lane_bytes]. */
+ * embedding; a route command is the header and a struct route_command.  Lengths are multiples of
+ * the cache line; a padding record fills the end of the ring before a wrap.  Positions grow without
+ * bound; the byte of position p is ring[p % lane_bytes]. */
 enum record_kind {
     RECORD_TRAJECTORY = 1,
     RECORD_FEEDBACK = 2,
@@ -277,15 +277,22 @@ struct used_mark {
 
 /* Cell header.
  *
- * Of the fast cell (what every outcome changes) and of the slow one (what a refit changes).  The
- * fast block names the slow version it belongs to; that one is published first.
+ * Of the fast cell (what every outcome changes) and of the slow one (what a refit, Loop B or the
+ * change of a task changes).  The fast block names the slow version it belongs to; that one is
+ * published first.
  *
  * word     written by  read by   order and reason
  * -------- ----------- --------- ----------------------------------------------------------------
  * begun    learner     readers   relaxed store, then a release fence, before any byte of the
  *                                buffer changes; readers fence (acquire) and load it after their
  *                                reads: had they seen a changed byte, they see this too
- * version  learner     readers   release/acquire: the buffer of that version is complete */
+ * version  learner     readers   release/acquire: the buffer of that version is complete
+ * buffers  learner     readers   racing_copy: intended race, checked by `begun`
+ *
+ * So no word of a block needs a row of its own: the fast block is struct snapshot_header and all
+ * that the geometry places in it (adapter, lane_progress, tasks' detector, routes), the slow one
+ * struct slow_header and all of its (patterns, BaseLoRA, tasks, anchors).  The learner changes them
+ * in memory of its own. */
 struct cell_header {
     shared_word begun;
     uint64_t unused0[7];
