@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-#include "layout.h"
+#include "blocks.h"
 #include "settings.h"
 #include "vector.h"
 

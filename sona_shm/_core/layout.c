@@ -1,5 +1,5 @@
 /* Sizes and offsets that follow from a configuration. */
-#include "layout.h"
+#include "blocks.h"
 
 static uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
 
