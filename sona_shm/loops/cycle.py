@@ -30,6 +30,8 @@ from sona_shm.shm.memory import EngineMemory
 
 #: What a cycle does, for an ablation to leave something out.
 PARTS: Final = frozenset({"patterns", "consolidation", "heads"})
+#: Parts of which `Findings.seconds` tells the time.
+TIMED: Final = frozenset({"reading", "patterns", "heads"})
 #: Outcomes below which there is nothing to fit patterns to; as many as a first refit needs.
 FEWEST_OUTCOMES: Final = 32
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from sona_shm import _core
 from sona_shm.learning.heads import HeadRefit
 from sona_shm.learning.projection import Projection
 from sona_shm.learning.reasoning_bank import PatternFit
-from sona_shm.loops.cycle import Findings
+from sona_shm.loops.cycle import TIMED, Findings
 from sona_shm.shm.layout import Geometry
 
 HEADER: Final = struct.Struct("<8sQI")
@@ -78,10 +79,12 @@ def decode(header: bytes, body: bytes, geometry: Geometry) -> Findings:
         values = msgpack.unpackb(body, strict_map_key=False)
         return Findings(
             **{name: _count(values[name]) for name in _COUNTS},
-            improvement=float(values["improvement"]),
+            improvement=_number(values["improvement"]),
             fit=None if values["fit"] is None else _fit(values["fit"], geometry),
             heads=_heads(values["heads"], geometry),
-            seconds={str(part): float(took) for part, took in values["seconds"].items()},
+            seconds={
+                part: _number(values["seconds"][part]) for part in TIMED & set(values["seconds"])
+            },
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadFindings(f"its answer cannot be read: {error!r}") from None
@@ -91,6 +94,13 @@ def _count(value: Any) -> int:
     if not isinstance(value, int) or not 0 <= value < 2**63:
         raise ValueError(f"{value!r} is no count")
     return value
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not finite")
+    return number
 
 
 def _floats(data: bytes, *shape: int) -> NDArray[np.float32]:
@@ -116,5 +126,5 @@ def _heads(heads: Mapping[Any, Any], geometry: Geometry) -> dict[int, HeadRefit]
         if not isinstance(route, int) or not 0 <= route < geometry.routes:
             raise ValueError(f"{route!r} is no route")
         weights = None if change is None else _floats(change, geometry.hidden_dim)
-        found[route] = HeadRefit(_count(rows), float(improvement), weights)
+        found[route] = HeadRefit(_count(rows), _number(improvement), weights)
     return found

@@ -19,6 +19,7 @@ _SERVED: Final = OFFSETS["control_header.learn_served"]
 _STANDBY_SECONDS: Final = 1.0  # more than a standby takes to follow a learner
 _LOOKS: Final = 1000  # at a result that one cycle after the other replaces
 _HEADER: Final = struct.Struct("<II")  # length, checksum
+_LONGEST_REASON: Final = 1000  # characters; a result of the most routes still fits
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,7 +137,8 @@ def request_cycle(memory: EngineMemory, timeout: float) -> LearnResult:
 def store_result(memory: EngineMemory, result: LearnResult) -> None:
     """Write a result where requesters look for it; only the learner may."""
     heads = [dataclasses.astuple(head) for head in result.heads]
-    body: bytes = msgpack.packb(dataclasses.asdict(result) | {"heads": heads})
+    changed = {"heads": heads, "reason": result.reason[:_LONGEST_REASON]}
+    body: bytes = msgpack.packb(dataclasses.asdict(result) | changed)
     start, area = memory.sizes["result_offset"], memory.buffer("control")
     written = _HEADER.pack(len(body), zlib.crc32(body)) + body
     area[start : start + len(written)] = written
