@@ -24,7 +24,7 @@ from rich.progress import track
 from rich.table import Table
 from routers.recurring import PHASES, Recurring, run
 from routers.streams import NAMES, StreamAbsent, load_stream
-from routers.tables import ALL, EVEN, ODD, Mean, freeze, mean_of
+from routers.tables import ALL, EVEN, ODD, freeze, mean_of, plain, signed
 from timing import machine
 
 FIRST: Final = 200
@@ -83,24 +83,9 @@ def print_comparison(console: Console, title: str, found: dict[str, Any]) -> Non
     for figure in shown:
         table.add_column(figure, justify="right")
     for name, figures in found.items():
-        kind = "mean" if name == FORGETS else "gain"
-        table.add_row(name, *(_cell(figures[figure][kind], kind) for figure in shown))
+        kind, text = ("mean", str) if name == FORGETS else ("gain", signed)
+        table.add_row(name, *(text(figures[figure][kind]) for figure in shown))
     console.print(table)
-
-
-def _cell(mean: Mean, kind: str) -> str:
-    if kind == "mean":
-        return str(mean)
-    sure = "*" if abs(mean.value) > 2.0 * mean.error else " "
-    return f"{mean.value:+.4f} ± {mean.error:.4f}{sure}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mean):
-        return {"mean": value.value, "standard_error": value.error}
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
 
 
 def main() -> None:
@@ -130,7 +115,7 @@ def main() -> None:
                     figures[title] = compare(stream, half, absence, options.orders, pool)
                     print_comparison(console, title, figures[title])
     if options.json:
-        print(json.dumps({"machine": machine(), "figures": _plain(figures)}, indent=1))
+        print(json.dumps({"machine": machine(), "figures": plain(figures)}, indent=1))
 
 
 if __name__ == "__main__":

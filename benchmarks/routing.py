@@ -29,12 +29,13 @@ from routers.tables import (
     EVEN,
     ODD,
     PEERS,
-    Mean,
     grouped,
     mean_of,
     passes,
+    plain,
     requests_to_recover,
     requests_to_share,
+    signed,
     tune,
 )
 from routers.tasks import Result, run_all, stream_of
@@ -228,27 +229,9 @@ def print_ablation(console: Console, figures: dict[str, Any]) -> None:
     for column in figures:
         table.add_column(column, justify="right")
     for row in ("default", *ABLATIONS):
-        cells = [_difference(found[row], row == "default") for found in figures.values()]
+        cells = [(str if row == "default" else signed)(found[row]) for found in figures.values()]
         table.add_row(row, *cells)
     console.print(table)
-
-
-def _difference(mean: Mean, plain: bool) -> str:
-    if plain:
-        return str(mean)
-    sure = "*" if abs(mean.value) > 2.0 * mean.error else " "
-    return f"{mean.value:+.4f} ± {mean.error:.4f}{sure}"
-
-
-def _plain(value: Any) -> Any:
-    """Numbers for JSON."""
-    if isinstance(value, Mean):
-        return {"mean": value.value, "standard_error": value.error}
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return [round(float(item), 5) for item in value]
-    return value
 
 
 def main() -> None:
@@ -283,7 +266,7 @@ def main() -> None:
         figures = main_table(streams, options.orders, options.jobs)
         printed = print_main
     if options.json:
-        print(json.dumps({"machine": machine(), "figures": _plain(figures)}, indent=1))
+        print(json.dumps({"machine": machine(), "figures": plain(figures)}, indent=1))
     else:
         printed(console, figures)
     if options.figure:

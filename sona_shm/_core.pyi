@@ -1,7 +1,7 @@
 """The compiled core; see ``_core/`` for the C sources and ``_core/layout.h`` for the layout."""
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +38,12 @@ STEP_HEADER_BYTES: Final[int]
 PAGE: Final[int]
 CACHE_LINE: Final[int]
 GENERATIONS: Final[int]
+MOST_REFITS: Final[int]
+LEAST_SPREAD: Final[float]
+BANK_PRIOR: Final[float]
+BANK_DECAY: Final[float]
+MIXTURE_PRIOR: Final[float]
+MIXTURE_RIDGE: Final[float]
 
 _Geometry: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int]
 _Decoded: TypeAlias = tuple[
@@ -85,8 +91,10 @@ class Reader:
     ) -> NDArray[np.float32]: ...
     def _snapshot(self) -> bytes: ...
     def _patterns(self) -> tuple[bytes, bytes]: ...
-    def _rows(self, first: int, end: int, /) -> bytearray | None: ...
-    def _reservoir(self, begin: int, end: int, /) -> bytearray: ...
+    @overload
+    def _rows(self, first: int, end: int, /) -> bytearray: ...
+    @overload
+    def _rows(self, first: int, end: int, /, *, whole: Literal[True]) -> bytearray | None: ...
     def _version(self) -> int: ...
     def _release(self) -> None: ...
 

@@ -240,8 +240,8 @@ def test_the_linear_expert_sees_what_python_says(name: str, rng: np.random.Gener
         linear = [float(snapshot.head(k) @ features) + snapshot.bias(k) for k in range(3)]
         assert engine.observe(x[0], 1, 0.5)
         end_at = snapshot.reservoir_position + 1
-        rows = engine._reservoir(end_at - 1, end_at)
-        predicted = Outcomes.from_rows(rows, DIM).linear
+        rows = engine._rows(end_at - 1, end_at)
+        predicted = Outcomes.from_rows(rows, CONFIG.geometry()).linear
         assert predicted[0] == pytest.approx(float(np.clip(linear[1], -1, 1)), abs=1e-4)
 
 
@@ -250,15 +250,15 @@ def test_other_processes_read_the_reservoir(name: str, rng: np.random.Generator)
         x = embeddings(rng, 700)
         for i, row in enumerate(x):
             engine.observe(row, i % 3, 0.001 * i)
-        outcomes = Outcomes.from_rows(engine._reservoir(200, 700), DIM)
+        outcomes = Outcomes.from_rows(engine._rows(200, 700), CONFIG.geometry())
         np.testing.assert_array_equal(outcomes.embeddings, x[200:])
         np.testing.assert_array_equal(outcomes.route, np.arange(200, 700) % 3)
         np.testing.assert_allclose(outcomes.quality, 0.001 * np.arange(200, 700), atol=1e-6)
         held = CONFIG.geometry().sizes()["reservoir_rows"]
-        overwritten = Outcomes.from_rows(engine._reservoir(0, 100), DIM)
+        overwritten = Outcomes.from_rows(engine._rows(0, 100), CONFIG.geometry())
         assert len(overwritten) == 100 - (700 - held)
         with pytest.raises(ValueError, match="reservoir"):
-            engine._reservoir(0, held + 1)
+            engine._rows(0, held + 1)
 
 
 # ---- who may ask ----

@@ -250,7 +250,7 @@ def test_states_taken_under_load_are_whole(name: str, rng: np.random.Generator) 
         frozen = state_of(engine)
         fast, slow = engine._patterns()
         first = frozen.header("reservoir_position") - frozen.extent.rows
-        rows = engine._rows(first, first + frozen.extent.rows)
+        rows = engine._rows(first, first + frozen.extent.rows, whole=True)
         assert rows is not None
         assert frozen.equals(state_of_blocks(engine.config, fast, slow, rows, frozen.counts))
         assert Snapshot(fast, memory.geometry).version == frozen.version

@@ -13,8 +13,10 @@ import pytest
 import sona_shm as sona
 from sona_shm.learning.heads import HeadRefit
 from sona_shm.learning.reasoning_bank import fit_patterns
-from sona_shm.loops.cycle import Findings
+from sona_shm.loops.cycle import TIMED, Findings
 from sona_shm.loops.findings import HEADER, BadFindings, body_length, decode, encode
+from sona_shm.loops.learn_result import HeadResult, LearnResult, load_result, store_result
+from sona_shm.shm.layout import LARGEST_ROUTES
 
 CONFIG = sona.SonaConfig(hidden_dim=6, routes=(sona.Route("a"), sona.Route("b")), max_routes=2)
 GEOMETRY = CONFIG.geometry()
@@ -90,6 +92,8 @@ def test_any_part_of_an_answer_is_refused(rng: np.random.Generator) -> None:
         {"heads": None},
         {"heads": {0: [1, float("nan"), None]}},
         {"improvement": float("inf")},
+        {"heads": {0: [1, float("inf"), None]}},
+        {"improvement": float("nan")},
         {"seconds": {"reading": "long"}},
         {"seconds": {"reading": float("nan")}},
     ],
@@ -118,3 +122,16 @@ def test_a_length_that_no_answer_has_is_refused_before_it_is_read() -> None:
         body_length(HEADER.pack(magic, 1 << 40, 0), GEOMETRY)
     with pytest.raises(BadFindings):
         body_length(HEADER.pack(b"GET / HT", 10, 0), GEOMETRY)
+
+
+def test_the_largest_result_fits_where_requesters_look(name: str) -> None:
+    """A word for each of the most routes, and a reason longer than anybody reads."""
+    heads = tuple(HeadResult(route, 2**32, -0.5, True) for route in range(LARGEST_ROUTES))
+    seconds = dict.fromkeys((*TIMED, "repeating", "installing"), 0.5)
+    result = LearnResult("failed", "\N{SNOWMAN}" * 50_000, heads=heads, seconds=seconds)
+    with sona.Engine.create(name, CONFIG) as engine:
+        store_result(engine._memory, result)
+        loaded = load_result(engine._memory)
+    assert loaded is not None
+    assert (loaded.heads, loaded.seconds) == (heads, seconds)
+    assert 100 < len(loaded.reason) < len(result.reason)

@@ -14,9 +14,10 @@ DIM = 12
 def drawn(
     rng: np.random.Generator, rows: int, noise: float = 0.05, dim: int = DIM
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """Inputs, the true head, and noisy qualities."""
+    """Inputs, the true head, and noisy qualities, few of which are limited: no head would fit."""
     x = rng.standard_normal((rows, dim)) / np.sqrt(dim)
-    head = 0.25 * rng.standard_normal(dim)
+    head = rng.standard_normal(dim)
+    head *= 0.5 / np.linalg.norm(head)
     quality = np.clip(0.5 + x @ head + noise * rng.standard_normal(rows), 0.0, 1.0)
     return x.astype(np.float32), head, quality
 
@@ -41,11 +42,15 @@ def test_a_head_that_predicts_nothing_is_replaced(rng: np.random.Generator) -> N
 
 
 def test_a_head_that_predicts_well_stays(rng: np.random.Generator) -> None:
-    x, head, quality = drawn(rng, 600)
-    outcomes = outcomes_of(x, quality, np.clip(0.5 + x @ head, -1.0, 1.0))
-    found = refit_head(outcomes, head.astype(np.float32), bias=0.5)
-    assert found is not None
-    assert found.change is None
+    """A head that is right loses a comparison by two standard errors only by chance."""
+    changed = 0
+    for _ in range(20):
+        x, head, quality = drawn(rng, 600)
+        outcomes = outcomes_of(x, quality, np.clip(0.5 + x @ head, -1.0, 1.0))
+        found = refit_head(outcomes, head.astype(np.float32), bias=0.5)
+        assert found is not None
+        changed += found.change is not None
+    assert changed <= 2
 
 
 def test_where_there_is_nothing_to_learn_the_head_stays(rng: np.random.Generator) -> None:
@@ -98,9 +103,9 @@ def test_equal_embeddings_are_no_hindrance() -> None:
 
 def test_rare_choices_count_for_the_requests_they_stand_for(rng: np.random.Generator) -> None:
     """The route is chosen mostly where it is good; its head must know where it is bad."""
-    good = rng.random(4000) < 0.5
+    good = rng.random(20_000) < 0.5
     propensity = np.where(good, 0.95, 0.05)
-    chosen = rng.random(4000) < propensity
+    chosen = rng.random(20_000) < propensity
     x = np.where(good, 1.0, -1.0)[chosen, None].astype(np.float32)
     quality = np.where(good, 1.0, 0.0)[chosen]
     outcomes = RouteOutcomes(x, quality, np.full(len(x), 0.9), propensity[chosen])

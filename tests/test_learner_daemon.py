@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 import sona_shm as sona
-from sona_shm.learner import IDLE_SECONDS, Learner, run
+from sona_shm.learner import Learner, run
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.waiting import wait_until
 from tests.children import PATIENCE, SMALL, end, hear, start, trajectory
@@ -208,12 +208,13 @@ def test_a_sleeping_learner_is_woken_by_a_record(name: str) -> None:
             assert learner.step() == 1
 
 
-def test_a_sleeping_learner_is_woken_by_feedback_and_by_flush(name: str) -> None:
+def test_a_sleeping_learner_is_woken_by_feedback_and_by_requests(name: str) -> None:
     with sona.Engine.create(name, SMALL) as engine, Learner(name) as learner:
         control = engine._memory.control
-        requests: tuple[Callable[[], bool], ...] = (
+        requests: tuple[Callable[[], object], ...] = (
             lambda: engine.feedback(engine.route([0.5] * 8).id, 0.5),
             lambda: engine.flush(timeout=0.0),
+            lambda: engine.force_learn(timeout=0.0),
         )
         for ask in requests:
             while learner.step():
@@ -229,12 +230,20 @@ def test_a_sleeping_learner_is_woken_by_feedback_and_by_flush(name: str) -> None
 
 def test_a_learner_does_not_sleep_beside_work(name: str) -> None:
     with sona.Engine.create(name, SMALL) as engine, Learner(name) as learner:
-        while learner.step():
-            pass
-        assert engine.record(trajectory())
-        learner.wait(10 * PATIENCE)  # returns at once: there is a record
-        assert learner.step() == 1
-        assert IDLE_SECONDS < 1.0
+        work: tuple[Callable[[], object], ...] = (
+            lambda: engine.record(trajectory()),
+            lambda: engine.flush(timeout=0.0),
+            lambda: engine.force_learn(timeout=0.0),
+        )
+        for make in work:
+            while learner.step():
+                pass
+            make()
+            sleeper = threading.Thread(target=learner.wait, args=(10 * PATIENCE,))
+            sleeper.start()
+            sleeper.join(PATIENCE)
+            assert not sleeper.is_alive()
+            learner.step()
 
 
 def test_what_a_learner_had_not_published_is_learned_again(name: str) -> None:

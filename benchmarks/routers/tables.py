@@ -32,6 +32,23 @@ class Mean:
         return f"{self.value:.4f} ± {self.error:.4f}"
 
 
+def signed(difference: Mean) -> str:
+    """A difference, with a star beyond two standard errors."""
+    sure = "*" if abs(difference.value) > 2.0 * difference.error else " "
+    return f"{difference.value:+.4f} ± {difference.error:.4f}{sure}"
+
+
+def plain(value: Any) -> Any:
+    """Figures for JSON."""
+    if isinstance(value, Mean):
+        return {"mean": value.value, "standard_error": value.error}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return [round(float(item), 5) for item in value]
+    return value
+
+
 def mean_of(values: Iterable[float]) -> Mean:
     """Of several orders."""
     array = np.array(list(values))

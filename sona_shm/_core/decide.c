@@ -189,7 +189,8 @@ enum decide_status decide(struct decider *d, struct choice *choice)
     double u = random_uniform(&d->random);
     uint32_t chosen = 0;
     memset(d->allowed, 0, d->geometry.allowed_words * sizeof *d->allowed);
-    for (uint32_t i = 0; i < c->count; i++) d->allowed[c->route[i] / 64] |= UINT64_C(1) << c->route[i] % 64;
+    for (uint32_t i = 0; i < c->count; i++)
+        d->allowed[c->route[i] / 64] |= UINT64_C(1) << c->route[i] % 64;
     for (; chosen + 1 < c->count; chosen++) {
         u -= c->probability[chosen];
         if (u < 0.0) break;

@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-#include "layout.h"
+#include "blocks.h"
 #include "settings.h"
 #include "vector.h"
 
@@ -257,7 +257,8 @@ WIDE void learn_ridge(float *mean, float *covariance, const float *z, float targ
 {
     const float grown = 1.0f / keep;
     float u[FEATURES], shrink[FEATURES];
-    for (size_t i = 0; i < FEATURES; i++) u[i] = grown * dot(covariance + i * FEATURES, z, FEATURES);
+    for (size_t i = 0; i < FEATURES; i++)
+        u[i] = grown * dot(covariance + i * FEATURES, z, FEATURES);
     const float noise = 1.0f + dot(u, z, FEATURES);
     const float step = (target - dot(mean, z, FEATURES)) / noise;
     for (size_t i = 0; i < FEATURES; i++) mean[i] += step * u[i];

@@ -82,8 +82,8 @@ void add_gain(float *information, const float *squared, const float *begun, size
 void merge_weights(float *w, const float *information, const float *other,
                    const float *other_information, float trust, size_t n);
 
-/* An implicit, hence stable, step of AdaGrad on ½·strength·Σ information·(w - anchor)², `strength`
- * times the learning rate given. */
+/* An implicit, hence stable, step of AdaGrad on ½·Σ information·(w - anchor)²; `strength` is the
+ * learning rate times the factor on that penalty. */
 void pull_to_anchor(float *w, const float *squared, const float *anchor, const float *information,
                     size_t n, float strength);
 

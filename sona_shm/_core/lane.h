@@ -3,7 +3,7 @@
 #ifndef SONA_LANE_H
 #define SONA_LANE_H
 
-#include "layout.h"
+#include "blocks.h"
 
 struct lane {
     struct lane_header *header;

@@ -1,5 +1,5 @@
 /* Sizes and offsets that follow from a configuration. */
-#include "layout.h"
+#include "blocks.h"
 
 static uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -24,7 +24,8 @@ static const char *out_of_range(const struct geometry *g)
     if (g->lane_bytes < PAGE || g->lane_bytes > (UINT64_C(1) << 31) || g->lane_bytes % PAGE)
         return "lane_bytes must be whole pages, at most 2 GiB";
     if (g->patterns < 1 || g->patterns > 4096) return "patterns must be 1 to 4096";
-    if (g->reservoir < 64 || g->reservoir > LARGEST_RESERVOIR) return "reservoir must be 64 to 1048576";
+    if (g->reservoir < 64 || g->reservoir > LARGEST_RESERVOIR)
+        return "reservoir must be 64 to 1048576";
     return NULL;
 }
 

@@ -89,9 +89,10 @@ static int call_reward(void *context, const struct observation *o, double *rewar
 
 static int learner_init(Learner *self, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"control",   "ring",      "weights", "geometry", "adapter_rate",
+    static char *keywords[] = {"control", "ring", "weights", "geometry", "adapter_rate",
                                "head_rate", "forgetting", "flush_threshold", "reference", "keep",
-                               "journal",   "ewc", "default_quality", "feedback_timeout", "reward", NULL};
+                               "journal", "ewc", "default_quality", "feedback_timeout", "reward",
+                               NULL};
     PyObject *control, *ring, *weights, *geometry, *reward;
     double adapter_rate, head_rate, forgetting, ewc, default_quality, feedback_timeout;
     unsigned long long flush_threshold;
@@ -305,9 +306,11 @@ static PyMethodDef learner_methods[] = {
     {"take_journal", (PyCFunction)learner_take_journal, METH_NOARGS,
      PyDoc_STR("take_journal($self, /)\n--\n\nRows gathered since: (decisions, outcomes).")},
     {"slow_changed", (PyCFunction)learner_slow_changed_method, METH_NOARGS,
-     PyDoc_STR("slow_changed($self, /)\n--\n\nHave the slow block published with the next version.")},
+     PyDoc_STR("slow_changed($self, /)\n--\n\n"
+               "Have the slow block published with the next version.")},
     {"refit_rows", (PyCFunction)learner_refit_rows, METH_NOARGS,
-     PyDoc_STR("refit_rows($self, /)\n--\n\nEmbeddings that the next scheduled refit learns from.")},
+     PyDoc_STR("refit_rows($self, /)\n--\n\n"
+               "Embeddings that the next scheduled refit learns from.")},
     {"prepare_refit", (PyCFunction)learner_prepare_refit, METH_VARARGS,
      PyDoc_STR("prepare_refit($self, projection, offset, centroids, full_centroids, sizes, rows, "
                "time_ns, scheduled, /)\n--\n\n"
@@ -350,8 +353,8 @@ static PyType_Slot learner_slots[] = {
     {Py_tp_methods, learner_methods},
     {Py_tp_getset, learner_attributes},
     {Py_bf_getbuffer, learner_getbuffer},
-    {Py_tp_doc, "Consumer of all lanes and writer of the weights; its buffer is the working block, and "
-                 "behind it the slow block that it belongs to."},
+    {Py_tp_doc, "Consumer of all lanes and writer of the weights; its buffer is the working block, "
+                "and behind it the slow block that it belongs to."},
     {0, NULL},
 };
 

@@ -11,7 +11,7 @@
 #ifndef SONA_MODEL_H
 #define SONA_MODEL_H
 
-#include "layout.h"
+#include "blocks.h"
 
 struct model {
     const struct geometry *geometry;

@@ -6,6 +6,7 @@
 #include "policy.h"
 #include "python.h"
 #include "refit.h"
+#include "settings.h"
 
 struct core_objects core;
 
@@ -35,7 +36,8 @@ static PyObject *geometry_sizes(PyObject *module, PyObject *tuple)
     PUT(slow_cell_offset) PUT(slow_buffers_offset) PUT(slow_buffer_stride)
     PUT(reservoir_offset) PUT(reservoir_stride) PUT(reservoir_rows) PUT(weights_bytes)
     PUT(micro_a) PUT(micro_b) PUT(feature_mean) PUT(reference_sum) PUT(lane_progress)
-    PUT(pattern_uses) PUT(task_detector) PUT(task_means) PUT(task_lags) PUT(routes_offset) PUT(route_stride) PUT(snapshot_bytes)
+    PUT(pattern_uses) PUT(task_detector) PUT(task_means) PUT(task_lags) PUT(routes_offset)
+    PUT(route_stride) PUT(snapshot_bytes)
     PUT(route_head) PUT(route_squared) PUT(route_ridge) PUT(route_covariance) PUT(route_bank)
     PUT(slow_projection) PUT(slow_offset) PUT(slow_centroids) PUT(pattern_stride)
     PUT(slow_full_centroids) PUT(slow_sizes) PUT(slow_base_a) PUT(slow_base_b)
@@ -63,8 +65,9 @@ static PyObject *layout_offsets(void)
     PUT(control_header, learn_requested) PUT(control_header, learn_served)
     PUT(lane_owner, pid) PUT(lane_owner, since_ns) PUT(lane_owner, generation)
     PUT(lane_owner, label)
-    PUT(lane_header, head) PUT(lane_header, intent) PUT(lane_header, trajectories) PUT(lane_header, feedbacks)
-    PUT(lane_header, dropped) PUT(lane_header, decisions) PUT(lane_header, epoch)
+    PUT(lane_header, head) PUT(lane_header, intent) PUT(lane_header, trajectories)
+    PUT(lane_header, feedbacks) PUT(lane_header, dropped) PUT(lane_header, decisions)
+    PUT(lane_header, epoch)
     PUT(lane_header, base_trajectories) PUT(lane_header, base_feedbacks)
     PUT(lane_header, base_dropped) PUT(lane_header, base_decisions) PUT(lane_header, tail)
     PUT(lane_header, released_trajectories) PUT(lane_header, evicted_trajectories)
@@ -79,8 +82,8 @@ static PyObject *layout_offsets(void)
     PUT(mixture, weight)
     PUT(route_state, flags) PUT(route_state, cost) PUT(route_state, price)
     PUT(route_state, outcomes) PUT(route_state, reward_mean) PUT(route_state, latency_ms)
-    PUT(route_state, tokens) PUT(route_state, quality) PUT(route_state, error) PUT(route_state, variance)
-    PUT(route_state, bias)
+    PUT(route_state, tokens) PUT(route_state, quality) PUT(route_state, error)
+    PUT(route_state, variance) PUT(route_state, bias)
     PUT(task_detector, tasks) PUT(task_detector, current) PUT(task_detector, stay)
     PUT(task_detector, outcomes) PUT(task_detector, spread)
     PUT(slow_header, version) PUT(slow_header, patterns) PUT(slow_header, fitted_ns)
@@ -299,7 +302,8 @@ static PyObject *policy_names(void)
 
 static PyMethodDef functions[] = {
     {"geometry_sizes", (PyCFunction)geometry_sizes, METH_O,
-     PyDoc_STR("geometry_sizes(geometry, /)\n--\n\nOffsets and sizes that follow from a geometry.")},
+     PyDoc_STR("geometry_sizes(geometry, /)\n--\n\n"
+               "Offsets and sizes that follow from a geometry.")},
     {"adapter_forward", (PyCFunction)(void (*)(void))forward_function, METH_FASTCALL,
      PyDoc_STR("adapter_forward(a, b, x, /)\n--\n\nh = x + (x A^T) B / sqrt(rank).")},
     {"learn_direction", (PyCFunction)(void (*)(void))direction_function, METH_FASTCALL,
@@ -359,6 +363,48 @@ static int add_owned(PyObject *module, const char *name, PyObject *value)
     return status;
 }
 
+#define NUMBER(name) {#name, name}
+static const struct {
+    const char *name;
+    uint64_t value;
+} numbers[] = {
+    {"MAGIC", SONA_MAGIC},
+    {"GENERATIONS", IDENTIFIER_GENERATION_MASK},
+    {"LANE_OWNER_BYTES", sizeof(struct lane_owner)},
+    {"LANE_PROGRESS_BYTES", sizeof(struct lane_progress)},
+    {"RECORD_HEADER_BYTES", sizeof(struct record_header)},
+    {"RESERVOIR_ROW_BYTES", sizeof(struct reservoir_row)},
+    {"STEP_HEADER_BYTES", sizeof(struct step_header)},
+    {"BANK_CELL_BYTES", sizeof(struct bank_cell)},
+    NUMBER(SONA_LAYOUT_VERSION), NUMBER(CELL_BUFFERS), NUMBER(CACHE_LINE), NUMBER(PAGE),
+    NUMBER(LABEL_BYTES), NUMBER(NAME_BYTES), NUMBER(LARGEST_ROUTES), NUMBER(MOST_REFITS),
+    NUMBER(ROUTE_ADD), NUMBER(ROUTE_RETIRE), NUMBER(ROUTE_PRICE), NUMBER(NO_ROUTE),
+    NUMBER(ROUTE_ACTIVE), NUMBER(ROUTE_ARRIVED), NUMBER(ROW_ABSENT), NUMBER(EXPERTS),
+    NUMBER(PROJECTED), NUMBER(TASKS), NUMBER(TASK_MEANS),
+};
+
+/* What Python computes, too, beside the core or before it. */
+static const struct {
+    const char *name;
+    double value;
+} settings[] = {
+    NUMBER(LEAST_SPREAD), NUMBER(BANK_PRIOR), NUMBER(BANK_DECAY), NUMBER(MIXTURE_PRIOR),
+    NUMBER(MIXTURE_RIDGE),
+};
+#undef NUMBER
+
+#define COUNT(table) (sizeof(table) / sizeof(table)[0])
+static int add_numbers(PyObject *module)
+{
+    for (size_t i = 0; i < COUNT(numbers); i++)
+        if (add_owned(module, numbers[i].name, PyLong_FromUnsignedLongLong(numbers[i].value)) < 0)
+            return -1;
+    for (size_t i = 0; i < COUNT(settings); i++)
+        if (add_owned(module, settings[i].name, PyFloat_FromDouble(settings[i].value)) < 0)
+            return -1;
+    return 0;
+}
+
 static int module_exec(PyObject *module)
 {
     if (arguments_initialise() < 0 || import_objects() < 0) return -1;
@@ -369,36 +415,7 @@ static int module_exec(PyObject *module)
     if (add_owned(module, "OFFSETS", layout_offsets()) < 0) return -1;
     if (add_owned(module, "LEARNER_COUNTERS", counter_names()) < 0) return -1;
     if (add_owned(module, "POLICIES", policy_names()) < 0) return -1;
-    if (PyModule_AddIntMacro(module, NAME_BYTES) < 0) return -1;
-    if (PyModule_AddIntConstant(module, "LANE_PROGRESS_BYTES", sizeof(struct lane_progress)) < 0)
-        return -1;
-    if (PyModule_AddIntConstant(module, "RESERVOIR_ROW_BYTES", sizeof(struct reservoir_row)) < 0)
-        return -1;
-    if (PyModule_AddIntMacro(module, ROUTE_ARRIVED) < 0) return -1;
-    if (PyModule_AddIntMacro(module, LARGEST_ROUTES) < 0) return -1;
-    if (PyModule_AddIntMacro(module, TASKS) < 0) return -1;
-    if (PyModule_AddIntMacro(module, TASK_MEANS) < 0) return -1;
-    if (PyModule_AddIntMacro(module, PROJECTED) < 0) return -1;
-    if (PyModule_AddIntMacro(module, EXPERTS) < 0) return -1;
-    if (PyModule_AddIntMacro(module, ROUTE_ADD) < 0) return -1;
-    if (PyModule_AddIntMacro(module, ROUTE_RETIRE) < 0) return -1;
-    if (PyModule_AddIntMacro(module, ROUTE_PRICE) < 0) return -1;
-    if (PyModule_AddIntMacro(module, ROUTE_ACTIVE) < 0) return -1;
-    if (PyModule_AddIntConstant(module, "NO_ROUTE", NO_ROUTE) < 0) return -1;
-    if (PyModule_AddIntConstant(module, "BANK_CELL_BYTES", sizeof(struct bank_cell)) < 0) return -1;
-    if (add_owned(module, "ROW_ABSENT", PyLong_FromUnsignedLongLong(ROW_ABSENT)) < 0) return -1;
-    if (add_owned(module, "MAGIC", PyLong_FromUnsignedLongLong(SONA_MAGIC)) < 0) return -1;
-    if (PyModule_AddIntMacro(module, SONA_LAYOUT_VERSION) < 0) return -1;
-    if (PyModule_AddIntMacro(module, CELL_BUFFERS) < 0) return -1;
-    if (PyModule_AddIntMacro(module, LABEL_BYTES) < 0) return -1;
-    if (PyModule_AddIntConstant(module, "LANE_OWNER_BYTES", sizeof(struct lane_owner)) < 0)
-        return -1;
-    if (PyModule_AddIntMacro(module, PAGE) < 0) return -1;
-    if (PyModule_AddIntMacro(module, CACHE_LINE) < 0) return -1;
-    if (PyModule_AddIntConstant(module, "GENERATIONS", IDENTIFIER_GENERATION_MASK) < 0) return -1;
-    if (PyModule_AddIntConstant(module, "STEP_HEADER_BYTES", sizeof(struct step_header)) < 0)
-        return -1;
-    return PyModule_AddIntConstant(module, "RECORD_HEADER_BYTES", sizeof(struct record_header));
+    return add_numbers(module);
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -249,23 +249,27 @@ static PyObject *reader_patterns(Reader *self, PyObject *unused)
     return both;
 }
 
-PyDoc_STRVAR(rows_doc, "_rows($self, first, end, /)\n--\n\n"
-                       "Copies of the reservoir's rows [first, end), as a bytearray, without the\n"
-                       "oldest ones if a restored engine never had them; None: one is not there any\n"
-                       "more.");
+PyDoc_STRVAR(rows_doc,
+"_rows($self, first, end, /, *, whole=False)\n--\n\n"
+"Copies of the reservoir's rows [first, end), as a bytearray: a struct reservoir_row and its\n"
+"embedding each, ``reservoir_stride`` bytes apart.  Those that may be learned from; with `whole`\n"
+"all of them, but for the oldest ones if a restored engine never had them, or None if one is not\n"
+"there any more.");
 
-static int check_range(const Reader *self, uint64_t begin, uint64_t end)
+/* Whether a row belongs into the copy: 1, 0, or -1 if all are wanted and this one is gone.  What a
+ * stray write has spoiled, but not moved, is still the row of that position. */
+static int is_wanted(enum row_state state, const struct reservoir_row *copy, uint64_t position,
+                     int whole, int is_first)
 {
-    const uint64_t held = self->geometry.reservoir_rows;
-    if (begin <= end && end - begin <= held) return 1;
-    PyErr_Format(PyExc_ValueError, "rows %llu to %llu of a reservoir of %llu",
-                 (unsigned long long)begin, (unsigned long long)end, (unsigned long long)held);
-    return 0;
+    if (!whole || state == ROW_SOUND) return state == ROW_SOUND;
+    if (state == ROW_NEVER_HELD && is_first) return 0;
+    return state == ROW_UNSOUND && load_relaxed(&copy->sequence) == position + 1 ? 1 : -1;
 }
 
 /* Oldest first: the learner overwrites them in this order, and more slowly.  The number of bytes
  * copied, or -1 if a row is not there any more. */
-static Py_ssize_t copy_rows(const Reader *self, uint64_t first, uint64_t end, uint8_t *rows)
+static Py_ssize_t copy_rows(const Reader *self, uint64_t first, uint64_t end, int whole,
+                            uint8_t *rows)
 {
     const struct geometry *g = &self->geometry;
     const uint8_t *reservoir = (const uint8_t *)self->weights.buf + g->reservoir_offset;
@@ -273,47 +277,41 @@ static Py_ssize_t copy_rows(const Reader *self, uint64_t first, uint64_t end, ui
     for (uint64_t position = first; position < end; position++) {
         struct reservoir_row *copy = (struct reservoir_row *)at;
         const enum row_state state = reservoir_read(g, reservoir, position, copy);
-        if (state == ROW_NEVER_HELD && at == rows) continue;
-        if (state != ROW_SOUND && load_relaxed(&copy->sequence) != position + 1) return -1;
-        at += g->reservoir_stride;
+        const int wanted = is_wanted(state, copy, position, whole, at == rows);
+        if (wanted < 0) return -1;
+        if (wanted) at += g->reservoir_stride;
     }
     return at - rows;
 }
 
-static PyObject *reader_rows(Reader *self, PyObject *args)
+static int check_range(const Reader *self, uint64_t first, uint64_t end)
 {
+    const uint64_t held = self->geometry.reservoir_rows;
+    if (first <= end && end - first <= held) return 1;
+    PyErr_Format(PyExc_ValueError, "rows %llu to %llu of a reservoir of %llu",
+                 (unsigned long long)first, (unsigned long long)end, (unsigned long long)held);
+    return 0;
+}
+
+static PyObject *reader_rows(Reader *self, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"", "", "whole", NULL};
     unsigned long long first, end;
-    if (!PyArg_ParseTuple(args, "KK", &first, &end) || !reader_open(self)) return NULL;
-    if (!check_range(self, first, end)) return NULL;
+    int whole = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KK|$p", names, &first, &end, &whole) ||
+        !reader_open(self) || !check_range(self, first, end))
+        return NULL;
     const Py_ssize_t bytes = (Py_ssize_t)((end - first) * self->geometry.reservoir_stride);
     PyObject *rows = PyByteArray_FromStringAndSize(NULL, bytes);
     if (!rows) return NULL;
-    memset(PyByteArray_AS_STRING(rows), 0, (size_t)bytes);
-    const Py_ssize_t copied = copy_rows(self, first, end, (uint8_t *)PyByteArray_AS_STRING(rows));
+    uint8_t *memory = (uint8_t *)PyByteArray_AS_STRING(rows);
+    memset(memory, 0, (size_t)bytes); /* what lies between two rows */
+    const Py_ssize_t copied = copy_rows(self, first, end, whole, memory);
     if (copied < 0) {
         Py_DECREF(rows);
         Py_RETURN_NONE;
     }
     if (PyByteArray_Resize(rows, copied) < 0) Py_CLEAR(rows);
-    return rows;
-}
-
-PyDoc_STRVAR(reservoir_doc, "_reservoir($self, begin, end, /)\n--\n\n"
-                            "The sound rows of these positions, one behind the other: a struct\n"
-                            "reservoir_row and its embedding each.");
-
-static PyObject *reader_reservoir(Reader *self, PyObject *args)
-{
-    const struct geometry *g = &self->geometry;
-    unsigned long long begin, end;
-    if (!PyArg_ParseTuple(args, "KK", &begin, &end) || !reader_open(self)) return NULL;
-    if (!check_range(self, begin, end)) return NULL;
-    const Py_ssize_t row = (Py_ssize_t)reservoir_row_bytes(g);
-    PyObject *rows = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(end - begin) * row);
-    if (!rows) return NULL;
-    const uint64_t count = reservoir_copy(g, (uint8_t *)self->weights.buf + g->reservoir_offset,
-                                          begin, end, (uint8_t *)PyByteArray_AS_STRING(rows));
-    if (PyByteArray_Resize(rows, (Py_ssize_t)count * row) < 0) Py_CLEAR(rows);
     return rows;
 }
 
@@ -330,8 +328,7 @@ static PyMethodDef reader_methods[] = {
     {"apply", (PyCFunction)(void (*)(void))reader_apply, METH_FASTCALL | METH_KEYWORDS, apply_doc},
     {"_snapshot", (PyCFunction)reader_snapshot, METH_NOARGS, snapshot_doc},
     {"_patterns", (PyCFunction)reader_patterns, METH_NOARGS, patterns_doc},
-    {"_rows", (PyCFunction)reader_rows, METH_VARARGS, rows_doc},
-    {"_reservoir", (PyCFunction)reader_reservoir, METH_VARARGS, reservoir_doc},
+    {"_rows", (PyCFunction)(void (*)(void))reader_rows, METH_VARARGS | METH_KEYWORDS, rows_doc},
     {"_version", (PyCFunction)reader_version, METH_NOARGS, version_doc},
     {"_release", (PyCFunction)reader_release, METH_NOARGS,
      PyDoc_STR("_release($self, /)\n--\n\nLet the weights segment go.")},

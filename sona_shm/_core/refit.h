@@ -1,9 +1,9 @@
 /* Refits: projection and patterns are fitted anew from the reservoir, and ridge and bank repeat its
  * outcomes over them.
  *
- * A scheduled refit begins when refit_begins_at() outcomes were learned, works beside the learner on a block
- * of its own, and is installed when refit_installs_at() were learned: the learner waits for it
- * there.  So what is learned stays a function of the records alone, however long a refit takes,
+ * A scheduled refit begins when refit_begins_at() outcomes were learned, works beside the learner on
+ * a block of its own, and is installed when refit_installs_at() were learned: the learner waits for
+ * it there.  So what is learned stays a function of the records alone, however long a refit takes,
  * and a learner that was killed in between repeats it from the same rows.
  *
  * Loop B fits patterns too, when a clock or a person says so; then nobody waits. */

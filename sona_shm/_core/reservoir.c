@@ -51,15 +51,3 @@ enum row_state reservoir_read(const struct geometry *g, const uint8_t *reservoir
     if (load_relaxed(&row->sequence) != sequence) return ROW_OVERWRITTEN;
     return sequence == position + 1 && may_be_learned(g, copy) ? ROW_SOUND : ROW_UNSOUND;
 }
-
-uint64_t reservoir_copy(const struct geometry *g, const uint8_t *reservoir, uint64_t begin,
-                        uint64_t end, uint8_t *rows)
-{
-    uint64_t count = 0;
-    for (uint64_t position = begin; position < end; position++) {
-        struct reservoir_row *copy =
-            (struct reservoir_row *)(rows + count * reservoir_row_bytes(g));
-        count += reservoir_read(g, reservoir, position, copy) == ROW_SOUND;
-    }
-    return count;
-}

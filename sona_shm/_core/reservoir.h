@@ -31,9 +31,4 @@ void reservoir_write(const struct geometry *g, uint8_t *reservoir, uint64_t posi
 enum row_state reservoir_read(const struct geometry *g, const uint8_t *reservoir,
                               uint64_t position, struct reservoir_row *copy);
 
-/* Copies the sound rows of positions [begin, end) one behind the other, each of
- * reservoir_row_bytes(); returns how many. */
-uint64_t reservoir_copy(const struct geometry *g, const uint8_t *reservoir, uint64_t begin,
-                        uint64_t end, uint8_t *rows);
-
 #endif

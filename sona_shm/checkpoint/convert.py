@@ -18,15 +18,15 @@ from sona_shm.checkpoint.state import (
     EngineState,
     first_row,
     get_field,
-    needs_refits,
     set_field,
     state_of_blocks,
 )
 from sona_shm.checkpoint.tasks import changed_tasks
-from sona_shm.checkpoint.validate import MOST_REFITS, check_state, expert_bits
+from sona_shm.checkpoint.validate import check_state
 from sona_shm.config import Route, SonaConfig
 from sona_shm.errors import ConfigError
-from sona_shm.learning.snapshot import first_block
+from sona_shm.learning.snapshot import expert_bits, first_block
+from sona_shm.loops.refit import needs_refits
 from sona_shm.shm.layout import LEARNER_COUNTERS, OFFSETS
 
 # What of a route, and of all, does not depend on embeddings.
@@ -154,7 +154,7 @@ def _plan_refits(state: EngineState) -> None:
         return
     header, position = state.tensors["header"], state.header("reservoir_position")
     refits = state.header("refits")
-    later = range(refits, MOST_REFITS)
+    later = range(refits, _core.MOST_REFITS)
     given_up = bisect_left(later, position, key=_installs_at(state.config.reservoir))
     set_field(header, "snapshot_header.refits", refits + given_up)
     counters = header[OFFSETS["snapshot_header.counters"] :].view("<u8")

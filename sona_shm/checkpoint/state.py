@@ -13,6 +13,7 @@ from sona_shm import _core
 from sona_shm.checkpoint.sections import Block, Extent, Tensors, gather, scatter
 from sona_shm.config import SonaConfig
 from sona_shm.learning.snapshot import RouteRow, Snapshot
+from sona_shm.loops.refit import needs_refits
 from sona_shm.shm.layout import OFFSETS
 
 
@@ -100,11 +101,6 @@ class EngineState:
         header = other.tensors["header"].copy()
         set_field(header, "snapshot_header.version", self.version)
         return self.equals(dataclasses.replace(other, tensors=other.tensors | {"header": header}))
-
-
-def needs_refits(config: SonaConfig) -> bool:
-    """Whether some expert lives on patterns or the projection."""
-    return bool({"ridge", "bank"} & set(config.experts))
 
 
 def first_row(config: SonaConfig, header: NDArray[np.uint8]) -> int:

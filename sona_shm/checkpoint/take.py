@@ -64,7 +64,7 @@ def _attempt(memory: EngineMemory, reader: _core.Reader) -> list[EngineState]:
     position = int(get_field(header, "snapshot_header.reservoir_position"))
     try:
         first = first_row(config, header)
-        rows = reader._rows(first, position)
+        rows = reader._rows(first, position, whole=True)
     except ValueError:
         raise Unsound(f"the reservoir cannot hold what lies before row {position}") from None
     routes = get_field(header, "snapshot_header.routes")

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from sona_shm import _core
 from sona_shm.checkpoint.sections import Extent, Tensors, sections
-from sona_shm.checkpoint.state import EngineState, get_field, needs_refits
-from sona_shm.config import EXPERTS, LARGEST_PRICE, SonaConfig
+from sona_shm.checkpoint.state import EngineState, get_field
+from sona_shm.config import LARGEST_PRICE
+from sona_shm.learning.snapshot import expert_bits
+from sona_shm.loops.refit import needs_refits
 from sona_shm.shm.layout import NAME_BYTES, OFFSETS, Geometry
 
 #: Counts beyond this are no counts; sums of a few of them do not overflow.
 LARGEST_COUNT: Final = 1 << 60
 _LARGEST_SEQUENCE: Final = 1 << 40
-MOST_REFITS: Final = 1 << 40
 _ROUTE_FLAGS: Final = _core.ROUTE_ACTIVE | _core.ROUTE_ARRIVED
 
 
@@ -123,14 +124,9 @@ def _check_header(state: EngineState) -> None:
     _require(bool((counters <= LARGEST_COUNT).all()), "a counter cannot be")
 
 
-def expert_bits(config: SonaConfig) -> int:
-    """The header's mask of the experts that are mixed."""
-    return sum(1 << i for i, expert in enumerate(EXPERTS) if expert in config.experts)
-
-
 def _check_refits(state: EngineState) -> None:
     refits, position = state.header("refits"), state.header("reservoir_position")
-    _require(refits <= MOST_REFITS, f"{refits} refits cannot be")
+    _require(refits <= _core.MOST_REFITS, f"{refits} refits cannot be")
     if needs_refits(state.config):
         _, latest = _core.refit_bounds(refits, state.config.reservoir)
         _require(

@@ -1,11 +1,14 @@
-"""Argument types that more than one command takes."""
+"""Arguments, and types of them, that more than one command takes."""
 
 from __future__ import annotations
 
 import argparse
 import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from sona_shm.checkpoint.saver import CheckpointPlan
 
 
 def whole_number(low: int) -> Callable[[str], int]:
@@ -34,7 +37,7 @@ def seconds(text: str) -> float:
     return value
 
 
-def setting(text: str) -> tuple[str, Any]:
+def _setting(text: str) -> tuple[str, Any]:
     """A setting as TOML would have it; a bare word is a string."""
     key, separator, value = text.partition("=")
     if not separator or not key:
@@ -43,3 +46,35 @@ def setting(text: str) -> tuple[str, Any]:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key, value
+
+
+def add_settings(parser: argparse.ArgumentParser, example: str) -> None:
+    """``--set KEY=VALUE``, again and again: a list ``settings`` of pairs."""
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        type=_setting,
+        dest="settings",
+        help=f"one setting of the configuration, such as {example}; repeatable",
+    )
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """How often checkpoints are made and how many are kept."""
+    parser.add_argument(
+        "--every",
+        metavar="SECONDS",
+        type=seconds,
+        help="time between two checkpoints (300); none is made where nothing was learned",
+    )
+    parser.add_argument(
+        "--keep", metavar="N", type=whole_number(1), help="checkpoints that are kept (5)"
+    )
+
+
+def plan_of(options: argparse.Namespace, directory: Path) -> CheckpointPlan:
+    """The plan of a command line, with defaults for what was not given."""
+    default = CheckpointPlan(directory)
+    return CheckpointPlan(directory, options.every or default.every, options.keep or default.keep)

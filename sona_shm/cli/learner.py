@@ -12,7 +12,7 @@ from sona_shm.checkpoint.format import Checkpoint
 from sona_shm.checkpoint.rotation import newest_valid
 from sona_shm.checkpoint.saver import CheckpointPlan, make_directory
 from sona_shm.cli import daemon
-from sona_shm.cli.arguments import seconds, whole_number
+from sona_shm.cli.arguments import add_plan_arguments, plan_of
 from sona_shm.config import Route, SonaConfig
 from sona_shm.engine import Engine
 from sona_shm.errors import ConfigError, EngineExists, EngineNotFound, EngineNotReady
@@ -61,25 +61,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--until-stdin-closes", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=run, usage_error=parser.error)
-
-
-def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    """How often checkpoints are made and how many are kept."""
-    parser.add_argument(
-        "--every",
-        metavar="SECONDS",
-        type=seconds,
-        help="time between two checkpoints (300); none is made where nothing was learned",
-    )
-    parser.add_argument(
-        "--keep", metavar="N", type=whole_number(1), help="checkpoints that are kept (5)"
-    )
-
-
-def plan_of(options: argparse.Namespace, directory: Path) -> CheckpointPlan:
-    """The plan of a command line, with defaults for what was not given."""
-    default = CheckpointPlan(directory)
-    return CheckpointPlan(directory, options.every or default.every, options.keep or default.keep)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from sona_shm.cli.arguments import setting
+from sona_shm.cli.arguments import add_settings
 from sona_shm.config import SonaConfig
 from sona_shm.journal.reader import Journal, read_journal
 from sona_shm.replay import ReplayResult, replay, replay_config
@@ -30,15 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("journal", metavar="JOURNAL", help="journal file, or directory of them")
     parser.add_argument("--config", metavar="FILE", help="TOML or JSON configuration to evaluate")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        type=setting,
-        dest="settings",
-        help="one setting of the configuration, such as policy=thompson; repeatable",
-    )
+    add_settings(parser, "policy=thompson")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 

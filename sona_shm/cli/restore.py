@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sona_shm.checkpoint.rotation import load_checkpoint
-from sona_shm.cli.arguments import setting
+from sona_shm.cli.arguments import add_settings
 from sona_shm.engine import Engine
 
 
@@ -25,15 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("name", metavar="NAME", help="name of the new engine")
     parser.add_argument("path", metavar="PATH", type=Path, help="file or directory")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        type=setting,
-        dest="settings",
-        help="one setting of the configuration, such as max_workers=64; repeatable",
-    )
+    add_settings(parser, "max_workers=64")
     parser.add_argument(
         "--replace",
         action="store_true",

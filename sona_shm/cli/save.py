@@ -10,7 +10,7 @@ from typing import Final
 
 from sona_shm.checkpoint.saver import save_repeatedly
 from sona_shm.cli import daemon
-from sona_shm.cli.learner import add_plan_arguments, plan_of
+from sona_shm.cli.arguments import add_plan_arguments, plan_of
 from sona_shm.engine import Engine
 
 _NICENESS: Final = 10

@@ -7,12 +7,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sona_shm import _core
 from sona_shm.learning.held_out import inverse_propensity, mean_and_error
 from sona_shm.learning.reservoir import Outcomes
 
 _HELD_OUT: Final = 0.2
-_PRIOR: Final = 6.0  # as in _core/settings.h
-_DECAY: Final = 0.01
 
 
 def bank_gain(outcomes: Outcomes, pattern: NDArray[np.int64], forgetting: float) -> float:
@@ -46,14 +45,14 @@ def bank_gain(outcomes: Outcomes, pattern: NDArray[np.int64], forgetting: float)
     True
     """
     begin = len(outcomes) - int(_HELD_OUT * len(outcomes))
-    keep = 1.0 - forgetting * _DECAY
+    prior, keep = _core.BANK_PRIOR, 1.0 - forgetting * _core.BANK_DECAY
     cell = np.unique(outcomes.route * (int(pattern.max()) + 1) + pattern, return_inverse=True)[1]
     weight, total = np.zeros(int(cell.max()) + 1), np.zeros(int(cell.max()) + 1)
     predicted = np.empty(len(outcomes))
     for i, (j, base, quality) in enumerate(
         zip(cell.tolist(), outcomes.base.tolist(), outcomes.quality.tolist(), strict=True)
     ):
-        predicted[i] = (total[j] + _PRIOR * base) / (weight[j] + _PRIOR)
+        predicted[i] = (total[j] + prior * base) / (weight[j] + prior)
         weight[j] = keep * weight[j] + 1.0
         total[j] = keep * total[j] + quality
     live = np.square(outcomes.quality - outcomes.bank)

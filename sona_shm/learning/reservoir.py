@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona_shm import _core
+from sona_shm.shm.layout import Geometry
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,7 +29,8 @@ class Outcomes:
 
     Examples
     --------
-    >>> len(Outcomes.from_rows(b"", hidden_dim=4))
+    >>> from sona_shm.config import SonaConfig
+    >>> len(Outcomes.from_rows(b"", SonaConfig(hidden_dim=4).geometry()))
     0
     """
 
@@ -41,22 +43,9 @@ class Outcomes:
     propensity: NDArray[np.float64]
 
     @classmethod
-    def from_rows(cls, rows: bytes | bytearray, hidden_dim: int) -> Outcomes:
-        """Out of what ``_core.Reader._reservoir`` gives."""
-        fields = [
-            ("sequence", "<u8"),
-            ("time_ns", "<u8"),
-            ("route", "<u4"),
-            ("quality", "<f4"),
-            ("baseline", "<f4"),
-            ("propensity", "<f4"),
-            ("base", "<f4"),
-            ("linear", "<f4"),
-            ("bank", "<f4"),
-            ("unused", f"V{_core.RESERVOIR_ROW_BYTES - 44}"),
-            ("embedding", "<f4", (hidden_dim,)),
-        ]
-        table = np.frombuffer(rows, np.dtype(fields))
+    def from_rows(cls, rows: bytes | bytearray, geometry: Geometry) -> Outcomes:
+        """Out of what ``_core.Reader._rows`` gives."""
+        table = np.frombuffer(rows, _row_type(geometry))
         names = ("quality", "base", "linear", "bank", "propensity")
         return cls(
             np.ascontiguousarray(table["embedding"]),
@@ -66,3 +55,27 @@ class Outcomes:
 
     def __len__(self) -> int:
         return len(self.route)
+
+
+def _row_type(geometry: Geometry) -> np.dtype[np.void]:
+    """``struct reservoir_row`` and the embedding behind it."""
+    fields = {
+        "sequence": (np.uint64, 0),
+        "time_ns": (np.uint64, 8),
+        "route": (np.uint32, 16),
+        "quality": (np.float32, 20),
+        "baseline": (np.float32, 24),
+        "propensity": (np.float32, 28),
+        "base": (np.float32, 32),
+        "linear": (np.float32, 36),
+        "bank": (np.float32, 40),
+        "embedding": ((np.float32, (geometry.hidden_dim,)), _core.RESERVOIR_ROW_BYTES),
+    }
+    return np.dtype(
+        {
+            "names": list(fields),
+            "formats": [form for form, _ in fields.values()],
+            "offsets": [offset for _, offset in fields.values()],
+            "itemsize": geometry.sizes()["reservoir_stride"],
+        }
+    )

@@ -18,8 +18,8 @@ from sona_shm.shm.layout import CACHE_LINE, LEARNER_COUNTERS, NAME_BYTES, OFFSET
 
 # A baseline starts at the middle of [0, 1]: with the weight of one observation, or of none.
 _BASELINES: Final = {"step_reward": (0.5, 1.0), "quality": (0.5, 1.0), "outcome": (0.5, 0.0)}
-# Before anything was observed all experts count alike: prior / ridge of the mixture.
-_FIRST_WEIGHT: Final = 1.0 / 3.0
+# Before anything was observed all experts count alike: what the mixture's least squares begin with.
+_FIRST_WEIGHT: Final = _core.MIXTURE_PRIOR / _core.MIXTURE_RIDGE
 
 
 class RouteRow(NamedTuple):
@@ -189,7 +189,7 @@ class Snapshot:
 
 
 class Patterns:
-    """Named views of a slow block: projection, patterns, BaseLoRA; of a copy."""
+    """Named views of a slow block: projection, patterns, BaseLoRA, anchors; of a copy."""
 
     def __init__(self, block: bytes | bytearray | memoryview, geometry: Geometry) -> None:
         sizes = geometry.sizes()
@@ -224,14 +224,18 @@ class Patterns:
         return Anchor(rows[:n], rows[n:])
 
 
+def expert_bits(config: SonaConfig) -> int:
+    """The header's mask of the experts that are mixed."""
+    return sum(1 << i for i, expert in enumerate(EXPERTS) if expert in config.experts)
+
+
 def first_block(config: SonaConfig) -> bytes:
     """What a new engine publishes as version 0: the identity adapter, routes without outcomes."""
     geometry = config.geometry()
     block = bytearray(geometry.sizes()["snapshot_bytes"])
     for baseline, values in _BASELINES.items():
         struct.pack_into("<2d", block, OFFSETS[f"snapshot_header.{baseline}"], *values)
-    experts = sum(1 << i for i, expert in enumerate(EXPERTS) if expert in config.experts)
-    struct.pack_into("<Q", block, OFFSETS["snapshot_header.experts"], experts)
+    struct.pack_into("<Q", block, OFFSETS["snapshot_header.experts"], expert_bits(config))
     weights = [_FIRST_WEIGHT] * len(EXPERTS)
     start = OFFSETS["snapshot_header.mixture"] + OFFSETS["mixture.weight"]
     struct.pack_into("<3d", block, start, *weights)

@@ -25,15 +25,15 @@ from sona_shm.learning.pruning import prune_and_merge
 from sona_shm.learning.reasoning_bank import PatternFit, fit_patterns
 from sona_shm.learning.reservoir import Outcomes
 from sona_shm.learning.snapshot import Patterns, Snapshot
-from sona_shm.loops.refit import one_thread
+from sona_shm.loops.refit import needs_refits, one_thread
 from sona_shm.shm.memory import EngineMemory
 
 #: What a cycle does, for an ablation to leave something out.
 PARTS: Final = frozenset({"patterns", "consolidation", "heads"})
+#: Parts of which `Findings.seconds` tells the time.
+TIMED: Final = frozenset({"reading", "patterns", "heads"})
 #: Outcomes below which there is nothing to fit patterns to; as many as a first refit needs.
 FEWEST_OUTCOMES: Final = 32
-# Squared length below which centred embeddings are not scaled up further, as in _core/settings.h.
-_LEAST_SPREAD: Final = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ def find(memory: EngineMemory, config: SonaConfig, parts: frozenset[str] = PARTS
     if len(outcomes) < FEWEST_OUTCOMES:
         return findings
     with one_thread():
-        if "patterns" in parts and {"ridge", "bank"} & set(config.experts):
+        if "patterns" in parts and needs_refits(config):
             with _timed(seconds, "patterns"):
                 findings = _with_patterns(findings, outcomes, config)
         if "heads" in parts and "linear" in config.experts:
@@ -115,10 +115,10 @@ def _read(memory: EngineMemory) -> tuple[Snapshot, Patterns, Outcomes]:
         block, slow = reader._patterns()
         snapshot = Snapshot(block, geometry)
         end = snapshot.reservoir_position
-        rows = reader._reservoir(max(0, end - geometry.reservoir), end) if geometry.routes else b""
+        rows = reader._rows(max(0, end - geometry.reservoir), end)
     finally:
         reader._release()
-    return snapshot, Patterns(slow, geometry), Outcomes.from_rows(rows, geometry.hidden_dim)
+    return snapshot, Patterns(slow, geometry), Outcomes.from_rows(rows, geometry)
 
 
 def _with_patterns(findings: Findings, outcomes: Outcomes, config: SonaConfig) -> Findings:
@@ -167,6 +167,6 @@ def linear_features(
     micro = LoRA(snapshot.micro_a, snapshot.micro_b)
     base = LoRA(patterns.base_a, patterns.base_b)
     adapted = embeddings + micro.shift(embeddings) + base.shift(embeddings)
-    scale = np.float32(1.0 / np.sqrt(max(snapshot.spread, _LEAST_SPREAD)))
+    scale = np.float32(1.0 / np.sqrt(max(snapshot.spread, _core.LEAST_SPREAD)))
     features: NDArray[np.float32] = (adapted - snapshot.feature_mean) * scale
     return features

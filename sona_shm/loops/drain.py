@@ -234,7 +234,9 @@ class DrainLoop:
             due = self._oldest + self._interval - time.monotonic()
             if due > 0.0 and self._core.may_sleep():
                 try:
-                    self._memory.bell.wait(min(seconds, due))
+                    # After `may_sleep`, whose fence belongs to this look at the requests, too.
+                    if not self.background.may_begin:
+                        self._memory.bell.wait(min(seconds, due))
                 finally:
                     self._core.wakes()
 

@@ -16,7 +16,7 @@ from sona_shm import _core
 from sona_shm.learning.heads import HeadRefit
 from sona_shm.learning.projection import Projection
 from sona_shm.learning.reasoning_bank import PatternFit
-from sona_shm.loops.cycle import Findings
+from sona_shm.loops.cycle import TIMED, Findings
 from sona_shm.shm.layout import Geometry
 
 HEADER: Final = struct.Struct("<8sQI")
@@ -82,7 +82,9 @@ def decode(header: bytes, body: bytes, geometry: Geometry) -> Findings:
             improvement=_number(values["improvement"]),
             fit=None if values["fit"] is None else _fit(values["fit"], geometry),
             heads=_heads(values["heads"], geometry),
-            seconds={str(part): _number(took) for part, took in values["seconds"].items()},
+            seconds={
+                part: _number(values["seconds"][part]) for part in TIMED & set(values["seconds"])
+            },
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadFindings(f"its answer cannot be read: {error!r}") from None
@@ -97,7 +99,7 @@ def _count(value: Any) -> int:
 def _number(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError("not finite")
+        raise ValueError(f"{number} is not finite")
     return number
 
 

@@ -249,8 +249,7 @@ class InstantLoop:
         control = self._memory.control
         ticket = control.add(OFFSETS["control_header.flush_requested"], 1) + 1
         served = OFFSETS["control_header.flush_served"]
-        if control.exchange(OFFSETS["control_header.learner_sleeping"], 0):
-            self._memory.bell.ring()
+        self._memory.wake_learner()
         return wait_until(lambda: control.load(served) >= ticket, timeout)
 
     def force_learn(self, timeout: float = 60.0) -> LearnResult:

@@ -18,8 +18,8 @@ _REQUESTED: Final = OFFSETS["control_header.learn_requested"]
 _SERVED: Final = OFFSETS["control_header.learn_served"]
 _STANDBY_SECONDS: Final = 1.0  # more than a standby takes to follow a learner
 _LOOKS: Final = 1000  # at a result that one cycle after the other replaces
-_LONGEST_REASON: Final = 1000
 _HEADER: Final = struct.Struct("<II")  # length, checksum
+_LONGEST_REASON: Final = 1000  # characters; a result of the most routes still fits
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,8 +124,7 @@ def request_cycle(memory: EngineMemory, timeout: float) -> LearnResult:
     """Ask the learner for a cycle, and wait for what comes of it."""
     control = memory.control
     ticket = control.add(_REQUESTED, 1) + 1
-    if control.exchange(OFFSETS["control_header.learner_sleeping"], 0):
-        memory.bell.ring()
+    memory.wake_learner()
     if not wait_until(lambda: memory.lock_states()[0], min(timeout, _STANDBY_SECONDS)):
         return LearnResult("unanswered", "nobody learns; the request stands, for sona learner")
     wait_until(lambda: control.load(_SERVED) >= ticket or memory.is_destroyed, timeout)
@@ -140,19 +139,12 @@ def request_cycle(memory: EngineMemory, timeout: float) -> LearnResult:
 
 def store_result(memory: EngineMemory, result: LearnResult) -> None:
     """Write a result where requesters look for it; only the learner may."""
-    written = _encode(result)
-    if len(written) > memory.sizes["result_capacity"]:
-        # No cycle says so much, but what it says comes from another process.
-        reason = result.reason[:_LONGEST_REASON]
-        written = _encode(dataclasses.replace(result, reason=reason, heads=(), seconds={}))
-    start, area = memory.sizes["result_offset"], memory.buffer("control")
-    area[start : start + len(written)] = written
-
-
-def _encode(result: LearnResult) -> bytes:
     heads = [dataclasses.astuple(head) for head in result.heads]
-    body: bytes = msgpack.packb(dataclasses.asdict(result) | {"heads": heads})
-    return _HEADER.pack(len(body), zlib.crc32(body)) + body
+    changed = {"heads": heads, "reason": result.reason[:_LONGEST_REASON]}
+    body: bytes = msgpack.packb(dataclasses.asdict(result) | changed)
+    start, area = memory.sizes["result_offset"], memory.buffer("control")
+    written = _HEADER.pack(len(body), zlib.crc32(body)) + body
+    area[start : start + len(written)] = written
 
 
 def load_result(memory: EngineMemory) -> LearnResult | None:

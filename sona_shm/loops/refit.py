@@ -16,12 +16,18 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from sona_shm import _core
+from sona_shm.config import SonaConfig
 from sona_shm.learning.reasoning_bank import PatternFit, fit_patterns
 
 if TYPE_CHECKING:
     from typing_extensions import CapsuleType
 
 logger = logging.getLogger("sona_shm.learner")
+
+
+def needs_refits(config: SonaConfig) -> bool:
+    """Whether some expert lives on patterns or the projection."""
+    return bool({"ridge", "bank"} & set(config.experts))
 
 
 @cache

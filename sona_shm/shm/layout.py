@@ -1,7 +1,7 @@
 """Where things lie in the segments.
 
-The layout is declared once, in ``_core/layout.h``; the compiled module exports its offsets and
-computes the sizes, so Python cannot disagree with C.
+The layout is declared once, in ``_core/layout.h`` and ``_core/blocks.h``; the compiled module
+exports its offsets and computes the sizes, so Python cannot disagree with C.
 """
 
 from __future__ import annotations

@@ -279,8 +279,7 @@ def destroy_memory(engine: str) -> None:
         with contextlib.suppress(OSError, ValueError, Unready, LayoutMismatch, CorruptSegment):
             existing = EngineMemory(names)
             existing.control.store(OFFSETS["control_header.destroyed"], 1)
-            if existing.control.exchange(OFFSETS["control_header.learner_sleeping"], 0):
-                existing.bell.ring()
+            existing.wake_learner()
             existing.close()
         if not _unlink_all(names):
             raise EngineNotFound(f"no engine {engine!r} on this host; there is nothing to destroy")

@@ -172,6 +172,15 @@ class EngineMemory:
         """Whether the name was given up since this process attached."""
         return bool(self.control.load(OFFSETS["control_header.destroyed"]))
 
+    def wake_learner(self) -> None:
+        """Ring for a learner that sleeps, after a request was stored.
+
+        The exchange has a fence before it, as a producer has: either the learner sees the request
+        before it sleeps, or it is seen to sleep.
+        """
+        if self.control.exchange(OFFSETS["control_header.learner_sleeping"], 0):
+            self.bell.ring()
+
     # ---- locks ----
 
     def _open_control(self) -> int:
