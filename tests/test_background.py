@@ -403,7 +403,7 @@ def test_an_interrupted_cycle_changes_nothing(
     with sona.Engine.create(name, CONFIG, learner="inline") as engine:
         teach(engine, rng)
         # All new patterns are better, or there might be nothing to prepare.
-        monkeypatch.setattr("sona_shm.loops.cycle.bank_gain", lambda *_: 1.0)
+        monkeypatch.setattr("sona_shm.loops.cycle.bank_gain", lambda *_: (1.0, 0.0))
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(f"sona_shm.loops.background.{part}", interrupted)
             engine.force_learn()

@@ -14,7 +14,9 @@ from sona_shm.learning.reservoir import Outcomes
 _HELD_OUT: Final = 0.2
 
 
-def bank_gain(outcomes: Outcomes, pattern: NDArray[np.int64], forgetting: float) -> float:
+def bank_gain(
+    outcomes: Outcomes, pattern: NDArray[np.int64], forgetting: float
+) -> tuple[float, float]:
     """By how much a bank over new patterns predicts better than the live one did.
 
     The new bank goes through the outcomes as the live one does: it predicts each, then learns it.
@@ -31,9 +33,9 @@ def bank_gain(outcomes: Outcomes, pattern: NDArray[np.int64], forgetting: float)
 
     Returns
     -------
-    float
-        Mean difference of squared errors, positive where the new one is better; outcomes count
-        inversely to their propensity.
+    tuple of float
+        Mean difference of squared errors, positive where the new one is better, and its standard
+        error; outcomes count inversely to their propensity.
 
     Examples
     --------
@@ -41,7 +43,7 @@ def bank_gain(outcomes: Outcomes, pattern: NDArray[np.int64], forgetting: float)
     >>> sides = np.arange(100) % 2
     >>> outcomes = Outcomes(np.zeros((100, 1), np.float32), 0 * sides, 1.0 * sides, half, half,
     ...                     half, 2 * half)
-    >>> bank_gain(outcomes, sides, forgetting=0.0) > 0.2
+    >>> bank_gain(outcomes, sides, forgetting=0.0)[0] > 0.2
     True
     """
     begin = len(outcomes) - int(_HELD_OUT * len(outcomes))
@@ -57,4 +59,4 @@ def bank_gain(outcomes: Outcomes, pattern: NDArray[np.int64], forgetting: float)
         total[j] = keep * total[j] + quality
     live = np.square(outcomes.quality - outcomes.bank)
     gain = (live - np.square(outcomes.quality - predicted))[begin:]
-    return mean_and_error(gain, inverse_propensity(outcomes.propensity[begin:]))[0]
+    return mean_and_error(gain, inverse_propensity(outcomes.propensity[begin:]))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona_shm.learning.ewc import Anchor
-from sona_shm.learning.held_out import inverse_propensity, mean_and_error
+from sona_shm.learning.held_out import MARGIN, inverse_propensity, mean_and_error
 
 Doubles = NDArray[np.float64]
 
@@ -18,9 +18,6 @@ FEWEST_ROWS: Final = 60
 #: Share of the rows that is held out, and of the others that shrinkage is chosen on.
 _HELD_OUT: Final = 0.2
 _SHRINKAGES: Final = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-#: Standard errors of the paired difference by which a refitted head has to be better.  With one,
-#: heads were replaced that then routed worse.
-_MARGIN: Final = 2.0
 # Outcomes that are predicted exactly tell nothing of the noise.
 _LEAST_NOISE: Final = 1e-3
 
@@ -155,7 +152,7 @@ def refit_head(
     refitted = _Ridge(outcomes.part(0, held), held_to).squared_error(shrinkage, test)
     gain = np.square(test.quality - test.predicted) - refitted
     improvement, error = mean_and_error(gain, test.weight)
-    if improvement <= _MARGIN * error:
+    if improvement <= MARGIN * error:
         return HeadRefit(n, improvement, None)
     change = _Ridge(outcomes, held_to, bias).head(shrinkage) - live
     return HeadRefit(n, improvement, change.astype(np.float32))

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 Doubles = NDArray[np.float64]
 
+#: Standard errors of a paired difference by which something new has to be better.  With one, heads
+#: were replaced that then routed worse; with none, patterns.
+MARGIN: Final = 2.0
 #: No outcome counts more than so many others.
 _LARGEST_WEIGHT: Final = 20.0
 

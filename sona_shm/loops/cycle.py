@@ -20,6 +20,7 @@ from sona_shm.config import SonaConfig
 from sona_shm.learning.bank import bank_gain
 from sona_shm.learning.clustering import nearest_centroid
 from sona_shm.learning.heads import HeadRefit, HeldTo, RouteOutcomes, refit_head
+from sona_shm.learning.held_out import MARGIN
 from sona_shm.learning.lora import LoRA
 from sona_shm.learning.pruning import prune_and_merge
 from sona_shm.learning.reasoning_bank import PatternFit, fit_patterns
@@ -126,9 +127,9 @@ def _with_patterns(findings: Findings, outcomes: Outcomes, config: SonaConfig) -
     tidy = prune_and_merge(fit, outcomes.embeddings)
     points = tidy.fit.projection.project(outcomes.embeddings)
     nearest = nearest_centroid(points, tidy.fit.centroids)
-    improvement = bank_gain(outcomes, nearest, config.forgetting)
+    improvement, error = bank_gain(outcomes, nearest, config.forgetting)
     # Without a bank in the mixture only the projection counts, and newer is better.
-    better = improvement > 0.0 or "bank" not in config.experts
+    better = improvement > MARGIN * error or "bank" not in config.experts
     return dataclasses.replace(
         findings,
         fit=tidy.fit if better else None,
