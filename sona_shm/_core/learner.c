@@ -53,7 +53,7 @@ void learner_schedule_refit(struct learner *l)
 int learner_load(struct learner *l)
 {
     uint64_t version;
-    const uint8_t *block = cell_read(&l->cell, &version);
+    const uint8_t *block = cell_read(&l->fast, &version);
     memcpy(l->work, block, l->geometry.snapshot_bytes);
     struct snapshot_header *header = learner_header(l);
     memcpy(l->slow_work, cell_buffer(&l->slow, header->slow_version), l->geometry.slow_bytes);
@@ -292,8 +292,8 @@ void learner_publish(struct learner *l, uint64_t now_ns)
     /* Parts of routes that are not in use are as they were in every version. */
     const struct geometry *g = &l->geometry;
     const uint64_t used = g->routes_offset + learner_header(l)->routes * g->route_stride;
-    racing_copy(cell_begin(&l->cell, version), l->work, used);
-    cell_publish(&l->cell, version);
+    racing_copy(cell_begin(&l->fast, version), l->work, used);
+    cell_publish(&l->fast, version);
     l->version = version;
     l->unpublished = l->unpublished_signals = 0;
     store_relaxed(&l->control->published_ns, now_ns);

@@ -45,7 +45,7 @@ struct learner {
     struct geometry geometry;
     struct learner_options options;
     struct control_header *control;
-    struct cell cell, slow;
+    struct cell fast, slow;
     struct lane *lanes;
     struct lane_release *released;
     uint8_t *reservoir;

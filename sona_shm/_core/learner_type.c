@@ -62,7 +62,7 @@ static int hold_segments(Learner *self, PyObject *control, PyObject *ring, PyObj
     l->control = (struct control_header *)base;
     base = segment_hold(&self->weights, weights, g->weights_bytes, "weights");
     if (!base) return -1;
-    l->cell = fast_cell(base, g);
+    l->fast = fast_cell(base, g);
     l->slow = slow_cell(base, g);
     l->reservoir = base + g->reservoir_offset;
     base = segment_hold(&self->ring, ring, g->ring_bytes, "ring");

@@ -7,7 +7,7 @@ typedef struct {
     PyObject_HEAD
     Py_buffer weights; /* weights.obj is NULL when released */
     struct geometry geometry;
-    struct cell cell, slow;
+    struct cell fast, slow;
     float *scratch;
 } Reader;
 
@@ -26,7 +26,7 @@ static int reader_init(Reader *self, PyObject *args, PyObject *kwargs)
     if (!self->scratch) return PyErr_NoMemory(), -1;
     uint8_t *base = segment_hold(&self->weights, weights, g->weights_bytes, "weights");
     if (!base) return -1;
-    self->cell = fast_cell(base, g);
+    self->fast = fast_cell(base, g);
     self->slow = slow_cell(base, g);
     return 0;
 }
@@ -118,7 +118,7 @@ static int apply_arrays(Reader *self, const struct float_argument *x, float *out
         from = memcpy(copy, from, count * sizeof(float));
     }
     const enum apply_status status =
-        cell_apply(&self->cell, &self->slow, &self->geometry, from, out, rows, self->scratch);
+        cell_apply(&self->fast, &self->slow, &self->geometry, from, out, rows, self->scratch);
     PyMem_Free(copy);
     if (status == APPLY_DISTURBED) disturbed();
     if (status == APPLY_NOT_FINITE)
@@ -221,7 +221,7 @@ static PyObject *reader_snapshot(Reader *self, PyObject *unused)
     const struct geometry *g = &self->geometry;
     PyObject *block = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)g->snapshot_bytes);
     if (!block) return NULL;
-    if (cell_copy(&self->cell, &self->slow, g, (uint8_t *)PyBytes_AS_STRING(block), NULL))
+    if (cell_copy(&self->fast, &self->slow, g, (uint8_t *)PyBytes_AS_STRING(block), NULL))
         return block;
     Py_DECREF(block);
     return disturbed();
@@ -239,7 +239,7 @@ static PyObject *reader_patterns(Reader *self, PyObject *unused)
     PyObject *slow = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)g->slow_bytes);
     PyObject *both = NULL;
     if (block && slow) {
-        both = cell_copy(&self->cell, &self->slow, g, (uint8_t *)PyBytes_AS_STRING(block),
+        both = cell_copy(&self->fast, &self->slow, g, (uint8_t *)PyBytes_AS_STRING(block),
                          (uint8_t *)PyBytes_AS_STRING(slow))
                    ? PyTuple_Pack(2, block, slow)
                    : disturbed();
@@ -321,7 +321,7 @@ static PyObject *reader_version(Reader *self, PyObject *unused)
 {
     (void)unused;
     if (!reader_open(self)) return NULL;
-    return PyLong_FromUnsignedLongLong(load_acquire(&self->cell.header->version));
+    return PyLong_FromUnsignedLongLong(load_acquire(&self->fast.header->version));
 }
 
 static PyMethodDef reader_methods[] = {

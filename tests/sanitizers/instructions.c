@@ -246,7 +246,7 @@ static void load_learner(void)
                                               .flush_threshold = 4,
                                               .default_quality = NAN},
                                   .control = control,
-                                  .cell = fast_cell(weights, &geometry),
+                                  .fast = fast_cell(weights, &geometry),
                                   .slow = slow_cell(weights, &geometry),
                                   .reservoir = weights + geometry.reservoir_offset,
                                   .lanes = &lane,

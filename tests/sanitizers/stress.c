@@ -402,7 +402,7 @@ static void make_learner(struct learner *l, struct lane *lanes, struct lane_rele
                                       .flush_threshold = 16,
                                       .default_quality = NAN},
                           .control = (struct control_header *)control,
-                          .cell = fast_cell(weights, &geometry),
+                          .fast = fast_cell(weights, &geometry),
                           .slow = slow_cell(weights, &geometry),
                           .lanes = lanes,
                           .released = released,
