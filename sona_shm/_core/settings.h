@@ -69,7 +69,8 @@
 #define TASK_EVIDENCE 15.0
 #define TASK_VARIANCE_HORIZON 200.0
 #define TASK_LEAST_VARIANCE 0.1
-/* A task is remembered as it was one to two times so many outcomes before it was left. */
+/* A task is remembered as it was one to two times so many outcomes before it was left, or three:
+ * nothing is kept while an alarm is undecided. */
 #define TASK_LAG 64
 
 /* Heads of a task that returns: information of another task counts so much. */
