@@ -242,7 +242,7 @@ static void load_learner(void)
 {
     const struct learner fresh = {.geometry = geometry,
                                   .options = {.adapter_rate = 0.1f,
-                                              .rates = {0.1f, 0.2f, 1.0},
+                                              .rates = {.adapter = 0.1f, .head = 0.2f, .ewc = 1.0, .forgetting = 1.0},
                                               .flush_threshold = 4,
                                               .default_quality = NAN},
                                   .control = control,

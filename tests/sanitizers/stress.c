@@ -398,7 +398,10 @@ static void make_learner(struct learner *l, struct lane *lanes, struct lane_rele
     float *rows = (float *)segment(3 * geometry.hidden_dim * sizeof(float));
     *l = (struct learner){.geometry = geometry,
                           .options = {.adapter_rate = 0.002f,
-                                      .rates = {.adapter = 0.002f, .head = 0.12f, .ewc = 1.0, .forgetting = 1.0},
+                                      .rates = {.adapter = 0.002f,
+                                                .head = 0.12f,
+                                                .ewc = 1.0,
+                                                .forgetting = 1.0},
                                       .flush_threshold = 16,
                                       .default_quality = NAN},
                           .control = (struct control_header *)control,
