@@ -20,7 +20,7 @@ _START: Final = """
 import contextlib, os, sys
 os.nice(19)
 with contextlib.suppress(OSError):  # not permitted everywhere; the nice value is enough
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 from sona_shm.loops.cycle_main import main
 main(sys.argv[1], frozenset(sys.argv[2:]))
 """
