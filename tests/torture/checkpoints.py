@@ -51,6 +51,7 @@ class _Site:
             config = dataclasses.replace(config, background_interval_ms=1)
         self.engine = sona.Engine.create(name, config)
         self.cycles = cycles
+        self._kills = 0
         self.directory = directory
         self.report = report
         self.taken: dict[int, EngineState] = {}
@@ -75,13 +76,14 @@ class _Site:
             victims = [learner, saver]
             if not catch_up and self.rng.integers(2):
                 victims.reverse()
+            self._kills += 1
+            if self.cycles and self._kills % 6 == 1:
+                self._await_cycle()
             busy_delay(float(self.rng.exponential(0.004)))
             victims[0].kill()
             if catch_up:
                 version = self.engine._version()
                 wait_until(lambda: self._newest_version() == version, PATIENCE)
-            elif self.cycles and self.rng.integers(4) == 0:
-                self._await_cycle()
             busy_delay(float(self.rng.exponential(0.002)))
         finally:
             learner.kill()
@@ -89,7 +91,7 @@ class _Site:
         self._check(before, catch_up)
 
     def _await_cycle(self) -> None:
-        """Until the learner, if it lives, has installed a cycle of Loop B."""
+        """Until the learner has installed a cycle of Loop B; it would die too soon for most."""
         begun = self.engine.stats().counters.cycles_installed
         wait_until(
             lambda: (
