@@ -1,0 +1,148 @@
+"""One look a second for all who ask: the only place where the web monitor meets the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from sona_shm.monitor.rates import Rates
+from sona_shm.web.history import History, sample_of
+from sona_shm.web.patterns import PatternPoint
+from sona_shm.web.watch import EngineWatch, Look
+
+logger = logging.getLogger("sona_shm.web")
+PERIOD_SECONDS: Final = 1.0
+#: Who wants to know more than the last sample, as a scrape does, looks at most this often.
+_FRESH_SECONDS: Final = 0.1
+
+
+class Sampler:
+    """The latest look at an engine, what happened before, and who follows.
+
+    Everything but the looks themselves happens in the event loop.
+
+    Parameters
+    ----------
+    watch : EngineWatch
+    """
+
+    def __init__(self, watch: EngineWatch) -> None:
+        self.name = watch.name
+        self.history = History()
+        self.ended = False
+        self._watch = watch
+        self._latest = watch.look()
+        self._sampled = self._latest
+        self._rates: Rates | None = None
+        self._state = ""
+        self._patterns: tuple[float, list[PatternPoint]] = (-math.inf, [])
+        self._looking = asyncio.Lock()
+        self._news = asyncio.Event()
+
+    async def run(self) -> None:
+        """Sample until cancelled."""
+        while True:
+            started = time.monotonic()
+            try:
+                self._take(await self.look(at_most_seconds_old=0.0))
+            except Exception:  # a monitor that stops looking is worse than a look that failed
+                logger.exception("a look at %s failed", self.name)
+            await asyncio.sleep(max(0.0, started + PERIOD_SECONDS - time.monotonic()))
+
+    async def look(self, at_most_seconds_old: float = _FRESH_SECONDS) -> Look:
+        """The latest look, or a new one where that is too old; never two at once."""
+        async with self._looking:
+            if time.monotonic() - self._latest.clock > at_most_seconds_old:
+                self._latest = await asyncio.to_thread(self._watch.look)
+            return self._latest
+
+    async def patterns(self) -> list[PatternPoint]:
+        """The learned patterns, at most a second old."""
+        async with self._looking:
+            taken, points = self._patterns
+            if time.monotonic() - taken > PERIOD_SECONDS:
+                points = await asyncio.to_thread(self._watch.patterns)
+                self._patterns = time.monotonic(), points
+            return points
+
+    @property
+    def latest(self) -> Look:
+        """The last sample."""
+        return self._sampled
+
+    @property
+    def state(self) -> str:
+        """The last sample as JSON, made once for all who ask."""
+        if not self._state:
+            self._state = json.dumps(_plain(self._state_mapping()), allow_nan=False)
+        return self._state
+
+    async def states(self) -> AsyncIterator[str]:
+        """The state now, and each following one, until the monitor ends."""
+        while not self.ended:
+            news = self._news
+            yield self.state
+            await news.wait()
+
+    def end(self) -> None:
+        """Let those who follow go."""
+        self.ended = True
+        self._announce()
+
+    def _take(self, look: Look) -> None:
+        """Make a look the sample of this second."""
+        before, self._sampled = self._sampled, look
+        self._rates = _rates(before, look)
+        sample = sample_of(look)
+        if sample is not None:
+            self.history.add(sample)
+        self._state = ""
+        self._announce()
+
+    def _announce(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def _state_mapping(self) -> dict[str, Any]:
+        look = self._sampled
+        return {
+            "name": self.name,
+            "time": look.time,
+            "up": look.stats is not None,
+            "trouble": look.trouble,
+            "max_workers": look.max_workers,
+            "stats": None if look.stats is None else look.stats.to_mapping(),
+            "rates": None if self._rates is None else self._rates.to_mapping(),
+            "shm": {"free_bytes": look.shm_free_bytes, "total_bytes": look.shm_total_bytes},
+        }
+
+
+def _rates(before: Look, after: Look) -> Rates | None:
+    seconds = after.clock - before.clock
+    if before.stats is None or after.stats is None or seconds <= 0.0:
+        return None
+    if before.attachment != after.attachment:
+        return None
+    return Rates.between(before.stats, after.stats, seconds)
+
+
+def _plain(value: Any) -> Any:
+    """The same without what JSON has no word for: figures in shared memory may be anything."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def patterns_json(points: list[PatternPoint]) -> str:
+    """The points as JSON."""
+    return json.dumps({"patterns": _plain([dataclasses.asdict(point) for point in points])})
