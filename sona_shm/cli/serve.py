@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib.util import find_spec
+from typing import Final
 
 from sona_shm.cli import daemon
 from sona_shm.cli.arguments import whole_number
+
+_LARGEST_PORT: Final = 65535
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,11 +31,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--port",
-        type=whole_number(0),
+        type=_port,
         default=9464,
         help="port to listen on (9464); 0 takes a free one, which the log names",
     )
     parser.set_defaults(run=run)
+
+
+def _port(text: str) -> int:
+    number = whole_number(0)(text)
+    if number > _LARGEST_PORT:
+        raise argparse.ArgumentTypeError(f"{number} is above {_LARGEST_PORT}")
+    return number
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,11 +54,10 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         listener = listen(options.host, options.port)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
         print(
-            f"sona: cannot listen on {options.host} port {options.port}: {reason}; choose another "
-            "--host or --port",
+            f"sona: cannot listen on {options.host} port {options.port}: {error.strerror}; choose "
+            "another --host or --port",
             file=sys.stderr,
         )
         return 1

@@ -33,6 +33,8 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
 }
 _MOST_FOLLOWERS: Final = 32
+#: A comment goes to whoever follows when looking takes longer than this.
+_KEEP_ALIVE_SECONDS: Final = 5.0
 _DEFAULT_SECONDS: Final = 300.0
 
 
@@ -114,8 +116,8 @@ class Pages:
     async def _follow(self) -> AsyncIterator[str]:
         self._followers += 1
         try:
-            async for state in self._sampler.states():
-                yield f"data: {state}\n\n"
+            async for state in self._sampler.states(_KEEP_ALIVE_SECONDS):
+                yield ": nothing new\n\n" if state is None else f"data: {state}\n\n"
         finally:
             self._followers -= 1
 

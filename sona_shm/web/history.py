@@ -95,7 +95,8 @@ class History:
             point before, ``reward``: mean reward of the outcomes in between, ``backlog_bytes``,
             and ``shares``: a column for each route.  None where there is no figure.
         """
-        step = max(_FINE[0], math.ceil(seconds / _MOST_POINTS))
+        oldest = self._coarse[0].time if self._coarse else now
+        step = max(_FINE[0], math.ceil(min(seconds, now - oldest) / _MOST_POINTS))
         chosen = self._one_a_step(now - seconds, step)
         spacing = _FINE[0] if seconds <= _FINE[0] * _FINE[1] else _COARSE[0]
         longest = _GAP_STEPS * max(step, spacing)

@@ -83,12 +83,17 @@ class Sampler:
             self._state = json.dumps(_plain(self._state_mapping()), allow_nan=False)
         return self._state
 
-    async def states(self) -> AsyncIterator[str]:
-        """The state now, and each following one, until the monitor ends."""
+    async def states(self, patience: float) -> AsyncIterator[str | None]:
+        """The state now and each following one; None for each time that none came in `patience`."""
+        news = None
         while not self.ended:
-            news = self._news
-            yield self.state
-            await news.wait()
+            if news is not self._news:
+                news = self._news
+                yield self.state
+            try:
+                await asyncio.wait_for(news.wait(), patience)
+            except TimeoutError:
+                yield None
 
     def end(self) -> None:
         """Let those who follow go."""

@@ -139,14 +139,13 @@ export class TimeFrame {
   }
 
   #timeAxis(from, seconds, width) {
-    const most = Math.max(2, Math.floor(width / 64));
+    const most = Math.max(2, Math.floor(width / 80));
     const step = TIME_STEPS.find((size) => seconds / size <= most) ?? TIME_STEPS.at(-1);
     const shift = 60 * new Date().getTimezoneOffset();
     const first = Math.ceil((from - shift) / step) * step + shift;
     const labels = [];
     for (let t = first; t <= from + seconds; t += step) {
-      const anchor = this.x(t) > this.end - 24 ? "end" : "middle";
-      labels.push(svg("text", { x: this.x(t), y: this.height - 4, "text-anchor": anchor }, clock(t, step < 60)));
+      labels.push(svg("text", { x: this.x(t), y: this.height - 4, "text-anchor": "middle" }, clock(t, step < 60)));
     }
     return labels;
   }
