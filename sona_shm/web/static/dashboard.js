@@ -45,7 +45,7 @@ function showState(state) {
 }
 
 function showStats({ stats, rates, time }) {
-  for (const node of document.querySelectorAll("[data-figure]")) {
+  for (const node of document.querySelectorAll("[data-as]")) {
     const value = node.dataset.figure.split(".").reduce((inner, key) => inner[key], stats);
     node.dataset.value = JSON.stringify(value);
     say(node, FORMATS[node.dataset.as](value));

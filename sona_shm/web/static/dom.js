@@ -51,10 +51,10 @@ function fillCell(node, cell) {
   if (node.className !== kind) node.className = kind;
   if (node.title !== title) node.title = title;
   if (figure === undefined) {
-    delete node.dataset.cell;
+    delete node.dataset.figure;
     delete node.dataset.value;
   } else {
-    node.dataset.cell = figure;
+    node.dataset.figure = figure;
     node.dataset.value = JSON.stringify(value);
   }
   if (swatch === undefined) {

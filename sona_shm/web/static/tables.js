@@ -73,7 +73,7 @@ export function showBars(id, path, values, format) {
   if (host.children.length !== 3 * names.length) {
     host.replaceChildren(...names.flatMap((name) => [
       html("span", {}, name), html("div", { class: "track" }, html("div")),
-      html("data", { "data-cell": `${path}.${name}` }),
+      html("data", { "data-figure": `${path}.${name}` }),
     ]));
   }
   names.forEach((name, i) => {
@@ -89,7 +89,7 @@ export function showCounters(stats) {
   const names = Object.keys(stats.counters);
   if (host.children.length !== names.length) {
     host.replaceChildren(...names.map((name) => html("div", {},
-      html("dt", {}, name.replaceAll("_", " ")), html("dd", { "data-cell": `counters.${name}` }))));
+      html("dt", {}, name.replaceAll("_", " ")), html("dd", { "data-figure": `counters.${name}` }))));
   }
   names.forEach((name, i) => {
     const number = host.children[i].lastChild;
