@@ -50,6 +50,10 @@ class Browser:
             mobile=width < 600,
         )
 
+    def await_width(self, width: int) -> None:
+        """Until the page has been laid out anew."""
+        self.await_that(lambda: self.run("innerWidth") == width)
+
     def prefer(self, **features: str) -> None:
         """As if the user preferred, such as color_scheme="dark"."""
         named = [
@@ -63,7 +67,7 @@ class Browser:
 
     def run(self, script: str, *arguments: Any) -> Any:
         """The value of a script in the page."""
-        return self.driver.execute_script(f"return {script}", *arguments)  # type: ignore[no-untyped-call]
+        return self.driver.execute_script(f"return {script}", *arguments)
 
     def text(self, selector: str) -> str:
         return str(self.run("document.querySelector(arguments[0])?.textContent ?? ''", selector))

@@ -12,6 +12,11 @@ export function decimal(n, digits = 3) {
   return n.toLocaleString(LOCALE, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
+/** Three significant digits, for what may be tiny. */
+export function small(n) {
+  return n == null ? NONE : n.toLocaleString(LOCALE, { maximumSignificantDigits: 3, maximumFractionDigits: 20 });
+}
+
 export function percent(n) {
   return n == null ? NONE : `${decimal(100 * n, 1)} %`;
 }
