@@ -33,7 +33,7 @@ myst_heading_anchors = 3
 
 napoleon_google_docstring = False
 napoleon_use_ivar = True
-# Names in single backticks: a link where they name something of ours, else set as code.
+# Names in single backticks: a link where they name something of ours, else code (autosummary).
 default_role = "autolink"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

@@ -13,20 +13,8 @@ FILES: Final = sorted(
     for pattern in ("README.md", "docs/*.md", "tools/**/README.md", "examples/**/README.md")
     for path in ROOT.glob(pattern)
 )
-#: Inline code that begins so is a command.
-PROGRAMS: Final = frozenset(
-    [
-        "sona",
-        "make",
-        ".ci/run",
-        "gunicorn",
-        "uvicorn",
-        "docker",
-        "curl",
-        "systemctl",
-        "journalctl",
-        "loginctl",
-    ]
+_COMMAND: Final = re.compile(
+    r"(?:sona|make|gunicorn|uvicorn|docker|curl|systemctl|journalctl|loginctl) |\.ci/run"
 )
 _BLOCK: Final = re.compile(r"^( *)```([^\n]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _INLINE: Final = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
@@ -51,17 +39,13 @@ def blocks(language: str) -> list[Block]:
     ]
 
 
-def _is_command(text: str) -> bool:
-    return text.split(" ")[0] in PROGRAMS and (" " in text or text.startswith("."))
-
-
 def _commands_of_block(language: str, text: str) -> Iterator[str]:
     """Every line of a shell block; those that look like commands where no language is named."""
     for line in text.replace("\\\n", " ").splitlines():
         command = _COMMENT.sub("", line.strip().removeprefix("$ "))
         if language == "console" and not line.strip().startswith("$ "):
             continue  # what the command prints
-        if command and (language or _is_command(command)):
+        if command and (language or _COMMAND.match(command)):
             yield command
 
 
@@ -70,7 +54,7 @@ def commands() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for path in FILES:
         text = path.read_text(encoding="utf-8")
-        here = [code for _, code in _INLINE.findall(_BLOCK.sub("", text)) if _is_command(code)]
+        here = [code for _, code in _INLINE.findall(_BLOCK.sub("", text)) if _COMMAND.match(code)]
         for _, language, block in _BLOCK.findall(text):
             if language in ("", "sh", "console"):
                 here += _commands_of_block(language, block)

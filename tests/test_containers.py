@@ -37,7 +37,7 @@ def test_an_image_can_be_built() -> None:
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "info"], capture_output=True).returncode != 0:
         pytest.skip("no Docker engine answers: install and start one")
-    build = [docker, "build", "--quiet", "--file", FILES / "Dockerfile", ROOT]
+    build = [docker, "build", "--quiet", "--file", str(FILES / "Dockerfile"), str(ROOT)]
     image = subprocess.run(build, capture_output=True, text=True, check=True).stdout.strip()
     asked = [docker, "run", "--rm", image, "size", "--json"]
     size = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
