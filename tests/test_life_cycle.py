@@ -197,7 +197,9 @@ def test_a_taken_name(name: str) -> None:
     with sona.Engine.create(name, SMALL, learner="inline") as engine:
         engine.record(trajectory())
         for replace in (False, True):
-            with pytest.raises(sona.EngineExists, match="1 workers and a learner use it"):
+            with pytest.raises(
+                sona.EngineInUse, match=f"worker {os.getpid()}, learner {os.getpid()}"
+            ):
                 sona.Engine.create(name, SMALL, replace=replace)
         assert engine.record(trajectory())
     with pytest.raises(sona.EngineExists, match=r"nobody uses it.*replace=True"):
