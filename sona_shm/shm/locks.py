@@ -56,9 +56,9 @@ def try_lock(descriptor: int, byte: int, count: int = 1) -> bool:
     return True
 
 
-def is_locked(descriptor: int, byte: int) -> bool:
-    """Whether another descriptor holds the byte's lock; takes nothing."""
-    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, byte, 1))
+def is_locked(descriptor: int, byte: int, count: int = 1) -> bool:
+    """Whether another descriptor holds a lock of these bytes; takes nothing."""
+    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, byte, count))
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 

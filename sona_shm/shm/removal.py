@@ -21,10 +21,10 @@ from sona_shm.shm.locks import (
     try_lock,
 )
 from sona_shm.shm.memory import EngineMemory, Unready
-from sona_shm.shm.names import Names, names_of
+from sona_shm.shm.names import Names, file_of, names_of
 
 
-def destroy_memory(engine: str, *, force: bool = True, creation_id: int | None = None) -> None:
+def destroy_memory(engine: str, *, force: bool = True) -> None:
     """Unlink everything that has this engine's name, whatever state it is in.
 
     Processes that are attached keep their memory, are told by a word in it, and learn nothing
@@ -35,29 +35,53 @@ def destroy_memory(engine: str, *, force: bool = True, creation_id: int | None =
     engine : str
     force : bool
         Also while workers or a learner use it.
-    creation_id : int, optional
-        Of the engine that is meant: another one of that name stays.
 
     Raises
     ------
     EngineNotFound
-        If there was nothing, or another engine than the one that is meant.
+        If there was nothing.
     EngineInUse, EngineForbidden, EngineNotReady
         Nothing was changed.
     """
     names = names_of(engine)
     with LifecycleLock(names, DEFAULT_TIMEOUT):
-        if not remove(names, force=force, creation_id=creation_id):
+        if not remove(names, force=force):
             raise EngineNotFound(f"no engine {engine!r} on this host; there is nothing to destroy")
 
 
-def remove(names: Names, *, force: bool = False, creation_id: int | None = None) -> bool:
+def control_inode(names: Names) -> int | None:
+    """Which object the control segment is: no other one ever has its number.  None if absent."""
+    try:
+        return file_of(names.control).lstat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def remove_as_seen(engine: str, seen: int | None) -> bool:
+    """Remove what nobody uses, if it still is what `control_inode` told when it was looked at.
+
+    Returns
+    -------
+    bool
+        False if it was removed, replaced or made meanwhile.
+
+    Raises
+    ------
+    EngineInUse, EngineForbidden, EngineNotReady, CorruptSegment
+        Nothing was changed.
+    """
+    names = names_of(engine)
+    with LifecycleLock(names, DEFAULT_TIMEOUT):
+        return control_inode(names) == seen and remove(names)
+
+
+def remove(names: Names, *, force: bool = False) -> bool:
     """Unlink what has this name, unless it is in use; the life-cycle lock is held.
 
     Returns
     -------
     bool
-        False if there was nothing, or not the engine that is meant.
+        False if there was nothing.
 
     Raises
     ------
@@ -67,12 +91,10 @@ def remove(names: Names, *, force: bool = False, creation_id: int | None = None)
     try:
         descriptor = open_descriptor(names.control)
     except FileNotFoundError:
-        return creation_id is None and unlink_all(names)
+        return unlink_all(names)
     memory = None
     try:
         memory = _mapped(names)
-        if creation_id is not None and (memory is None or memory.creation_id != creation_id):
-            return False
         if not try_lock(descriptor, LEASE_BYTE, 0) and not force:
             raise in_use(names, memory)
         _unlink(names.files[0])  # who may not do this has changed nothing
