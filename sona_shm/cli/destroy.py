@@ -9,6 +9,7 @@ from rich.console import Console
 
 from sona_shm.cli.doctor import engine_table
 from sona_shm.errors import EngineInUse, SonaError
+from sona_shm.monitor.diagnosis import counted
 from sona_shm.monitor.host import HostEngine, HostReport, look_at_host
 from sona_shm.shm.removal import destroy_memory, remove_as_seen
 
@@ -66,7 +67,7 @@ def _destroy_dead(report: HostReport, sure: bool) -> int:
     learned = [engine for engine in dead if engine.state not in ("half-made", "leftover")]
     if learned:
         Console().print(engine_table(learned))
-        if not (sure or _confirmed(len(learned))):
+        if not (sure or _confirmed(counted(len(learned), "engine"))):
             return 1
     elif not dead:
         print("nothing to remove")
@@ -74,12 +75,12 @@ def _destroy_dead(report: HostReport, sure: bool) -> int:
     return 1 if failures else 0
 
 
-def _confirmed(count: int) -> bool:
+def _confirmed(what: str) -> bool:
     if not sys.stdin.isatty():
         text = "no terminal to ask on, so nothing was removed; give --yes to remove these engines"
         print(f"sona: {text}", file=sys.stderr)
         return False
-    answer = input(f"remove {count} engines and all that they have learned? [y/N] ")
+    answer = input(f"remove {what} and all that was learned there? [y/N] ")
     return answer.strip().lower() in ("y", "yes")
 
 
@@ -93,6 +94,6 @@ def remove_dead(engine: HostEngine) -> bool:
         print(f"sona: {engine.name}: {error}", file=sys.stderr)
         return False
     else:
-        text = f"removed {engine.name}" if removed else f"{engine.name} changed or went meanwhile"
-        print(f"{text} ({engine.state})")
+        gone = f"{engine.name} was removed or made anew meanwhile"
+        print(f"removed {engine.name} ({engine.state})" if removed else gone)
     return True

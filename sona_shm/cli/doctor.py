@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sona_shm.errors import EngineNotFound
+from sona_shm.monitor.diagnosis import counted
 from sona_shm.monitor.host import HostEngine, HostReport, look_at_host
 from sona_shm.shm.names import names_of
 
@@ -58,7 +59,9 @@ def _print(report: HostReport) -> None:
 def engine_table(engines: list[HostEngine]) -> Table:
     """What there is, one line an engine."""
     table = Table()
-    for column in ("engine", "state", "owner"):
+    # Whole, whatever the width: names are there to be pasted.
+    table.add_column("engine", min_width=max(len(engine.name) for engine in engines))
+    for column in ("state", "owner"):
         table.add_column(column)
     for column in ("MB", "learned", "published", "created"):
         table.add_column(column, justify="right")
@@ -83,7 +86,7 @@ def _state(engine: HostEngine) -> str:
     if stats is None or not engine.in_use:
         return engine.state
     workers = sum(lane.alive for lane in stats.lanes)
-    return f"{workers} workers, {'learner' if stats.learner_alive else 'no learner'}"
+    return f"{counted(workers, 'worker')}, {'learner' if stats.learner_alive else 'no learner'}"
 
 
 def _ago(seconds: float | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from sona_shm.cli.arguments import file_path
 from sona_shm.engine import Engine

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from pathlib import Path
 from typing import Any, Final
 
 from sona_shm.checkpoint.format import Checkpoint

@@ -7,7 +7,6 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
 from sona_shm.checkpoint.rotation import load_checkpoint
 from sona_shm.cli.arguments import add_settings, file_path

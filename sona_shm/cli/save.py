@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-from pathlib import Path
 from typing import Final
 
 from sona_shm.checkpoint.saver import save_repeatedly

@@ -105,12 +105,17 @@ _LOSSES: Final = {
 }
 
 
+def counted(count: int, thing: str) -> str:
+    """A number of things, for people."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
 def liveness(stats: EngineStats) -> Iterator[Finding]:
     """Whether what workers record is learned."""
     name, backlog = stats.name, sum(lane.backlog_bytes for lane in stats.lanes)
     workers = sum(lane.alive for lane in stats.lanes)
     if not stats.learner_alive and (workers or backlog):
-        text = f"{workers} workers and {backlog:,} bytes that wait, and nobody learns"
+        text = f"{counted(workers, 'living worker')}, {backlog:,} bytes wait, and nobody learns"
         yield Finding(name, text, f"sona learner {name}", problem=True)
     quiet = stats.seconds_since_publish
     if stats.learner_alive and backlog and (quiet is None or quiet > _STALLED_SECONDS):

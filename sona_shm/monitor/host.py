@@ -266,7 +266,10 @@ def _read(memory: EngineMemory, engine: HostEngine, *, deep: bool) -> HostEngine
 def _explained(engine: HostEngine) -> HostEngine:
     if engine.state == "in use":
         return engine
-    return dataclasses.replace(engine, findings=(*engine.findings, _of_state(engine)))
+    state = _of_state(engine)
+    if state.problem:  # it explains the others
+        return dataclasses.replace(engine, findings=(state,))
+    return dataclasses.replace(engine, findings=(*engine.findings, state))
 
 
 def _of_state(engine: HostEngine) -> Finding:

@@ -71,8 +71,9 @@ def remove_as_seen(engine: str, seen: int | None) -> bool:
         Nothing was changed.
     """
     names = names_of(engine)
+    left_lock = file_of(names.lifecycle).exists()  # ours from now on, and gone at the end
     with LifecycleLock(names, DEFAULT_TIMEOUT):
-        return control_inode(names) == seen and remove(names)
+        return control_inode(names) == seen and (remove(names) or left_lock)
 
 
 def remove(names: Names, *, force: bool = False) -> bool:
