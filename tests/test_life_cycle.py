@@ -332,6 +332,25 @@ def test_a_creator_that_ends_or_is_killed_leaves_its_engine(name: str) -> None:
         assert engine.stats().recorded == 1
 
 
+def test_a_process_that_cannot_map_an_engine_unlinks_nothing(name: str) -> None:
+    with made(name):
+        run_child(
+            """
+            import resource
+            resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+            filler = []
+            while True:  # until there is no room to map another segment
+                try:
+                    filler.append(sona.Engine.attach(name))
+                except OSError as error:
+                    assert error.errno == 12, error
+                    break
+            os._exit(0)
+            """,
+            name,
+        )
+
+
 def test_segments_are_private_at_any_umask(name: str) -> None:
     run_child("os.umask(0); sona.Engine.create(name, sona.SonaConfig(hidden_dim=8)).close()", name)
     entries = [entry for entry in os.scandir("/dev/shm") if name in entry.name]

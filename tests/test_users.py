@@ -143,6 +143,16 @@ def test_a_command_is_one_line_and_exit_code_1(
     assert errors.count("\n") == 1
 
 
+def test_doctor_lists_what_it_may_not_look_into(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with sona.Engine.create(name, SMALL):
+        assert as_user(main, ["doctor", name]) == 0
+    printed = capfd.readouterr().out
+    for part in (name, "no access", "root", f"sudo -u root sona doctor {name}"):
+        assert part in printed
+
+
 # ---- the life cycle's lock of another user ----
 
 
