@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import sona_shm as sona
+from sona_shm.monitor import diagnosis
 from sona_shm.monitor.diagnosis import Finding
 from sona_shm.monitor.host import HostEngine, look_at_host
 from sona_shm.monitor.surroundings import room_findings
@@ -69,18 +71,14 @@ def test_an_engine_with_workers_and_a_learner_is_healthy(name: str) -> None:
         engine.flush()
         seen = look(name)
         assert (seen.state, seen.in_use, seen.is_dead) == ("in use", True, False)
-        assert seen.stats == dataclass_without_time(engine.stats(), seen)
+        assert seen.stats is not None
+        age = seen.stats.seconds_since_publish
+        assert seen.stats == dataclasses.replace(engine.stats(), seconds_since_publish=age)
         assert problems(name) == []
         done = sona_command("doctor", name)
     assert done.returncode == 0, done.stdout
-    for part in (name, "2 workers", "nothing is wrong", "0 s ago"):
+    for part in (name, "2 workers", "nothing is wrong", " ago"):
         assert part in done.stdout
-
-
-def dataclass_without_time(own: sona.EngineStats, seen: HostEngine) -> sona.EngineStats:
-    assert seen.stats is not None
-    values = {field: getattr(own, field) for field in own.__slots__}
-    return sona.EngineStats(**values | {"seconds_since_publish": seen.stats.seconds_since_publish})
 
 
 def test_workers_without_a_learner_are_a_problem(name: str) -> None:
@@ -92,8 +90,6 @@ def test_workers_without_a_learner_are_a_problem(name: str) -> None:
 
 
 def test_a_learner_that_is_stopped_is_a_problem(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sona_shm.monitor import diagnosis
-
     monkeypatch.setattr(diagnosis, "_STALLED_SECONDS", 0.0)
     with sona.Engine.create(name, SMALL, learner="process") as engine:
         assert engine.flush(PATIENCE)
@@ -213,7 +209,7 @@ def test_lanes_that_are_full_and_used_up(name: str) -> None:
         while engine.record(trajectory(config)):
             pass
         assert finding(name, "is full").problem
-        refused = finding(name, "1 records were refused because their lane was full")
+        refused = finding(name, "1 record refused because the lane was full")
         assert "trajectory_capacity=40" in refused.remedy
         used_up = finding(name, "2 of 2 lanes have a living worker")
         assert used_up.problem

@@ -48,8 +48,8 @@ def run(options: argparse.Namespace) -> int:
         raise
     except EngineExists:
         raise EngineExists(
-            f"the name {options.name!r} is taken, and nobody uses what has it; give --replace to "
-            "put the restored engine in its place, or restore it under another name"
+            f"the name {options.name!r} is taken and nobody uses it; give --replace to put the "
+            "restored engine in its place, or restore it under another name"
         ) from None
     with engine:
         stats = engine.stats()

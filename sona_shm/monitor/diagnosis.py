@@ -59,7 +59,7 @@ class _Loss(NamedTuple):
     always: bool = False
 
 
-_SEE_LOG: Final = "journalctl -e | grep sona_shm"
+_SEE_LOG: Final = "the learner's log says why: journalctl -g sona_shm"
 _STRAY: Final = (
     "find the native code in a worker that writes where it must not: run one worker under "
     "valgrind or an address sanitizer"
@@ -154,7 +154,7 @@ def _lanes(stats: EngineStats, config: SonaConfig) -> Iterator[Finding]:
             text = f"lane {lane.index} (process {lane.pid}) is full; more records are refused"
             yield Finding(name, text, f"top -p {stats.learner_pid}", problem=True)
     if stats.dropped:
-        text = f"{stats.dropped:,} records were refused because their lane was full"
+        text = f"{counted(stats.dropped, 'record')} refused because the lane was full"
         remedy = _doubled(name, "trajectory_capacity", config)
         yield Finding(name, text, remedy, problem=stats.dropped > _FEW * stats.recorded)
 

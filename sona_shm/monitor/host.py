@@ -16,7 +16,6 @@ from typing import Any, Final, Literal
 from sona_shm import _core
 from sona_shm.errors import (
     CorruptSegment,
-    EngineForbidden,
     EngineNotFound,
     LayoutMismatch,
     SonaError,
@@ -52,7 +51,7 @@ class HostEngine:
     state : str
         One of ``in use``, ``idle`` (nobody uses it), ``half-made`` (its creator died),
         ``being made`` (or removed, at this moment), ``other layout`` (version of this package),
-        ``corrupt``, ``no access`` (another user's), ``leftover`` (parts without an engine).
+        ``corrupt``, ``no access`` (mostly another user's), ``leftover`` (parts without an engine).
     owner : str
         The user it belongs to.
     ours : bool
@@ -177,7 +176,7 @@ def _files() -> dict[str, os.stat_result]:
 
 def _look(names: Names, files: Files, *, deep: bool) -> HostEngine | None:
     """The state of one name; None if it went meanwhile."""
-    owner = next(iter(files.values())).st_uid
+    owner = files.get(names.control[1:], next(iter(files.values()))).st_uid
     engine = HostEngine(
         name=names.engine,
         state="half-made",
@@ -197,11 +196,11 @@ def _look(names: Names, files: Files, *, deep: bool) -> HostEngine | None:
             if isinstance(error, FileNotFoundError):
                 return _leftover(names, engine)
             continue  # half-made, unless somebody has begun and finished between these looks
-        except EngineForbidden as error:
+        except OSError as error:  # another user's, or no descriptor or address space left here
             return dataclasses.replace(engine, state="no access", detail=str(error))
         except LayoutMismatch as error:
             return _unreadable(names, engine, "other layout", error)
-        except (CorruptSegment, OSError, ValueError) as error:
+        except (CorruptSegment, ValueError) as error:
             return _unreadable(names, engine, "corrupt", error)
         try:
             return _read(memory, engine, deep=deep)

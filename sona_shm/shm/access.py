@@ -46,9 +46,21 @@ def group_id(group: str) -> int | None:
 
 
 def give_access(file: int | Path, group: int | None) -> None:
-    """Set group and mode of a new file of ours, whatever the umask: never more than both allow."""
+    """Set group and mode of a new file of ours, whatever the umask: never more than both allow.
+
+    Raises
+    ------
+    ConfigError
+        If the kernel refuses, as it does where root has no right to change groups.
+    """
     if group is not None:
-        os.chown(file, -1, group)
+        try:
+            os.chown(file, -1, group)
+        except OSError as error:
+            raise ConfigError(
+                f"the engine cannot be given to the group {_group_name(group)}: {error.strerror}; "
+                "name a group of this user and of this user namespace"
+            ) from None
     os.chmod(file, _PRIVATE if group is None else _OF_A_GROUP)  # noqa: PTH101  # or a descriptor
 
 

@@ -8,7 +8,6 @@ on 3.11 and 3.12 our segments are kept from the tracker by name; 3.13 has ``trac
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import sys
@@ -74,17 +73,25 @@ def create_segment(name: str, size: int, group: int | None = None) -> shared_mem
     ------
     FileExistsError
         If the name is taken.
-    SharedMemoryTooSmall
-        With both sizes; nothing is left behind.
+    SharedMemoryTooSmall, ConfigError
+        With both sizes, or if the group cannot be given; nothing is left behind.
     """
     descriptor = open_descriptor(name, create=True)
     try:
         give_access(descriptor, group)
+        _reserve(name, descriptor, size)
+    except BaseException:
+        file_of(name).unlink()
+        raise
+    finally:
+        os.close(descriptor)
+    return _map(name)
+
+
+def _reserve(name: str, descriptor: int, size: int) -> None:
+    try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
-        file_of(name).unlink()
-        if error.errno != errno.ENOSPC:
-            raise
         free = os.fstatvfs(descriptor)
         raise SharedMemoryTooSmall(
             error.errno,
@@ -92,9 +99,6 @@ def create_segment(name: str, size: int, group: int | None = None) -> shared_mem
             "are free; lower trajectory_capacity, pending_decisions or max_workers "
             "(SonaConfig.nbytes() tells the size), or enlarge /dev/shm (docker run --shm-size)",
         ) from None
-    finally:
-        os.close(descriptor)
-    return _map(name)
 
 
 def attach_segment(name: str) -> shared_memory.SharedMemory:
