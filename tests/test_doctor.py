@@ -347,8 +347,8 @@ def test_files_that_vanish_while_looked_at(name: str) -> None:
                 states.add(engine.state)
     finally:
         end(child)
-    assert states <= {"being made", "idle"}, states
-    assert states
+    assert {"being made", "idle"} & states
+    assert not {"corrupt", "other layout", "no access"} & states
 
 
 def test_a_private_engine_of_a_killed_loop() -> None:

@@ -187,30 +187,40 @@ def _look(names: Names, files: Files, *, deep: bool) -> HostEngine | None:
         inode=control_inode(names),
     )
     for _ in range(_LOOKS):
-        busy = _somebody_is_at_work(names)
-        try:
-            memory = EngineMemory(names)
-        except (FileNotFoundError, Unready) as error:
-            if busy or _somebody_is_at_work(names):
-                return dataclasses.replace(engine, state="being made")
-            if isinstance(error, FileNotFoundError):
-                return _leftover(names, engine)
-            continue  # half-made, unless somebody has begun and finished between these looks
-        except OSError as error:  # another user's, or no descriptor or address space left here
-            return dataclasses.replace(engine, state="no access", detail=str(error))
-        except LayoutMismatch as error:
-            return _unreadable(names, engine, "other layout", error)
-        except (CorruptSegment, ValueError) as error:
-            return _unreadable(names, engine, "corrupt", error)
-        try:
-            return _read(memory, engine, deep=deep)
-        except EngineNotFound:
-            return None
-        except (SonaError, ValueError, ArithmeticError) as error:
-            return _unreadable(names, engine, "corrupt", error)
-        finally:
-            memory.close()
-    return engine
+        seen, certain = _look_once(names, engine, deep=deep)
+        if certain:
+            break
+    return seen
+
+
+def _look_once(names: Names, engine: HostEngine, *, deep: bool) -> tuple[HostEngine | None, bool]:
+    """What it is, and whether that is certain: somebody may have begun and ended meanwhile."""
+    busy = _somebody_is_at_work(names)
+    try:
+        memory = EngineMemory(names)
+    except (FileNotFoundError, Unready) as error:
+        if busy or _somebody_is_at_work(names):
+            return dataclasses.replace(engine, state="being made"), True
+        absent = isinstance(error, FileNotFoundError)
+        return _leftover(names, engine) if absent else engine, False
+    except OSError as error:  # another user's, or no descriptor or address space left here
+        return dataclasses.replace(engine, state="no access", detail=str(error)), True
+    except LayoutMismatch as error:
+        return _unreadable(names, engine, "other layout", error), True
+    except (CorruptSegment, ValueError) as error:
+        return _unreadable(names, engine, "corrupt", error), True
+    try:
+        read = _read(memory, engine, deep=deep)
+        if memory.is_destroyed:
+            return None, True
+        # Who removes an engine holds all its locks for a moment.
+        return read, not (read.in_use and (busy or _somebody_is_at_work(names)))
+    except EngineNotFound:
+        return None, True
+    except (SonaError, ValueError, ArithmeticError) as error:
+        return _unreadable(names, engine, "corrupt", error), True
+    finally:
+        memory.close()
 
 
 def _somebody_is_at_work(names: Names) -> bool:
