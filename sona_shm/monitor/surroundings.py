@@ -34,7 +34,7 @@ def strange_files(files: Mapping[str, os.stat_result]) -> Iterator[Finding]:
             elif not stat.S_ISREG(found.st_mode):
                 text = "it has the name of a part of an engine and is no file"
                 yield Finding(str(path), text, f"rm -ri {path}", problem=True)
-        elif _TEMPORARY.fullmatch(file) and found.st_size == _TEMPORARY_BYTES:
+        elif _TEMPORARY.fullmatch(file) and found.st_size in (0, _TEMPORARY_BYTES):
             text = (
                 "perhaps left by a process that was killed while it made a semaphore (of an engine "
                 "or of anything else)"
