@@ -20,6 +20,7 @@ from tests.checkpoints import (
     blank_times,
     embedding,
     learn_something,
+    learned,
     small_config,
     state_of,
 )
@@ -104,7 +105,7 @@ def test_everything_comes_back_bit_for_bit(
             for found, wanted in zip(restored.predict(x), expected, strict=True):
                 np.testing.assert_array_equal(found, wanted)
             after = restored.stats()
-            assert after.routes == stats.routes
+            assert learned(after.routes) == learned(stats.routes)
             assert after.counters == stats.counters
             assert (after.version, after.patterns) == (stats.version, stats.patterns)
             assert after.patterns > 1
