@@ -266,7 +266,7 @@ def test_a_running_engine_is_untouched(name: str, rng: np.random.Generator, tmp_
         engine.save(tmp_path / "a")
         (tmp_path / "broken").write_bytes((tmp_path / "a").read_bytes()[:-1])
         before = state_of(engine)
-        with pytest.raises(sona.EngineExists, match="use it"):
+        with pytest.raises(sona.EngineInUse, match="in use by"):
             sona.Engine.restore(name, tmp_path / "a", replace=True)
         with pytest.raises(sona.CheckpointError, match="broken"):
             sona.Engine.restore(name, tmp_path / "broken", replace=True)
