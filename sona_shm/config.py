@@ -12,14 +12,12 @@ from typing import Any, Literal, get_args
 
 from sona_shm.errors import ConfigError
 from sona_shm.shm.layout import (
-    CACHE_LINE,
     LARGEST_ROUTES,
     NAME_BYTES,
     PAGE,
-    RECORD_HEADER_BYTES,
-    STEP_HEADER_BYTES,
     TASKS,
     Geometry,
+    typical_record_bytes,
 )
 
 LARGEST_LANE = 2**31
@@ -152,6 +150,9 @@ class SonaConfig:
         Decisions that each worker's slots remember for late feedback.
     seed : int or None
         Makes every lane's choices reproducible; None takes them from the system.
+    group : str
+        Unix group whose members may attach, record and learn; empty: only the user who creates
+        the engine.
 
     Examples
     --------
@@ -190,6 +191,7 @@ class SonaConfig:
     max_workers: int = 16
     pending_decisions: int = 1024
     seed: int | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         _integer("hidden_dim", self.hidden_dim, 1, 65536)
@@ -220,6 +222,8 @@ class SonaConfig:
         _integer("pending_decisions", self.pending_decisions, 1, 1 << 24)
         if self.seed is not None:
             _integer("seed", self.seed, 0, 2**63 - 1)
+        if not isinstance(self.group, str) or "\0" in self.group or len(self.group) > 256:
+            raise ConfigError(f"group is {self.group!r}, expected the name of a Unix group, or ''")
         self._check_experts()
         self._check_routes()
         self.geometry()
@@ -444,8 +448,7 @@ class SonaConfig:
         >>> SonaConfig(hidden_dim=8, max_workers=2).geometry().max_workers
         2
         """
-        typical = RECORD_HEADER_BYTES + STEP_HEADER_BYTES + 2 * 4 * self.hidden_dim
-        typical = math.ceil(typical / CACHE_LINE) * CACHE_LINE
+        typical = typical_record_bytes(self.hidden_dim)
         # One record more than asked for, because the end of the ring may be left unused.
         records = math.ceil(self.trajectory_capacity / self.max_workers) + 1
         # The largest record is half a lane, and two typical ones must always fit.
