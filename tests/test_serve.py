@@ -141,7 +141,8 @@ def test_so_many_may_follow_and_who_leaves_makes_room(name: str) -> None:
         assert server.get("/api/state").status == 200
         followers[0].close()
         assert wait_until(lambda: follower().answer.status == 200, PATIENCE)
-        server.stop()  # although those who follow would never end by themselves
+        # Although those who follow would never end by themselves.
+        assert server.stop().count("\n") == 1
 
 
 # ---- engines and workers that come and go ----

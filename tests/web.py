@@ -82,8 +82,9 @@ class Server(NamedTuple):
     def stop(self) -> str:
         """SIGTERM; what it has logged since it began to serve."""
         self.process.terminate()
-        _, log = self.process.communicate(timeout=PATIENCE)
-        assert self.process.returncode == 0, log
+        assert self.process.stderr is not None
+        log = self.process.stderr.read()
+        assert self.process.wait(PATIENCE) == 0, log
         return log
 
 

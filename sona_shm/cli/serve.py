@@ -61,6 +61,6 @@ def run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    daemon.begin(until_stdin_closes=False)
-    serve(options.name, options.host, listener)
+    stop = daemon.begin(until_stdin_closes=False)
+    serve(options.name, options.host, listener, stop)
     return 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +23,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sona_shm.web.history import LONGEST_SECONDS
+from sona_shm.web.json_text import to_json
 from sona_shm.web.metrics import EngineCollector
-from sona_shm.web.sampler import Sampler, patterns_json
+from sona_shm.web.sampler import Sampler
 
 STATIC: Final = Path(__file__).parent / "static"
 #: Everything that is answered is of this moment and for this origin.
@@ -100,26 +103,45 @@ class Pages:
         if not 0.0 < seconds <= LONGEST_SECONDS:
             expected = f"expected a number above 0 and at most {LONGEST_SECONDS:g}"
             return JSONResponse({"error": f"seconds is {given!r}, {expected}"}, 400)
-        return JSONResponse(self._sampler.history.series(seconds, time.time()))
+        return _json(to_json(self._sampler.history.series(seconds, time.time())))
 
     async def patterns(self, _: Request) -> Response:
         """The patterns in the plane."""
-        return _json(patterns_json(await self._sampler.patterns()))
+        points = await self._sampler.patterns()
+        return _json(to_json({"patterns": [dataclasses.asdict(point) for point in points]}))
 
     async def events(self, _: Request) -> Response:
         """Server-sent events: the state of each second."""
         if self._followers >= _MOST_FOLLOWERS:
             reason = f"{_MOST_FOLLOWERS} clients follow already; close one, or poll /api/state"
             return JSONResponse({"error": reason}, 503, {"Retry-After": "5"})
-        return StreamingResponse(self._follow(), media_type="text/event-stream")
+        return _EventStream(self._follow(), self._count_follower)
 
     async def _follow(self) -> AsyncIterator[str]:
+        async for state in self._sampler.states(_KEEP_ALIVE_SECONDS):
+            yield ": nothing new\n\n" if state is None else f"data: {state}\n\n"
+
+    @contextlib.contextmanager
+    def _count_follower(self) -> Iterator[None]:
         self._followers += 1
         try:
-            async for state in self._sampler.states(_KEEP_ALIVE_SECONDS):
-                yield ": nothing new\n\n" if state is None else f"data: {state}\n\n"
+            yield
         finally:
             self._followers -= 1
+
+
+class _EventStream(StreamingResponse):
+    """Counted for exactly as long as it is sent, however it ends."""
+
+    def __init__(
+        self, events: AsyncIterator[str], counted: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._counted = counted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._counted():
+            await super().__call__(scope, receive, send)
 
 
 def _json(text: str) -> Response:

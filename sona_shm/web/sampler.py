@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import json
-import logging
 import math
 import time
 from collections.abc import AsyncIterator
@@ -13,10 +10,10 @@ from typing import Any, Final
 
 from sona_shm.monitor.rates import Rates
 from sona_shm.web.history import History, sample_of
+from sona_shm.web.json_text import to_json
 from sona_shm.web.patterns import PatternPoint
 from sona_shm.web.watch import EngineWatch, Look
 
-logger = logging.getLogger("sona_shm.web")
 PERIOD_SECONDS: Final = 1.0
 #: Who wants to know more than the last sample, as a scrape does, looks at most this often.
 _FRESH_SECONDS: Final = 0.1
@@ -49,10 +46,7 @@ class Sampler:
         """Sample until cancelled."""
         while True:
             started = time.monotonic()
-            try:
-                self._take(await self.look(at_most_seconds_old=0.0))
-            except Exception:  # a monitor that stops looking is worse than a look that failed
-                logger.exception("a look at %s failed", self.name)
+            self._take(await self.look(at_most_seconds_old=0.0))
             await asyncio.sleep(max(0.0, started + PERIOD_SECONDS - time.monotonic()))
 
     async def look(self, at_most_seconds_old: float = _FRESH_SECONDS) -> Look:
@@ -80,7 +74,7 @@ class Sampler:
     def state(self) -> str:
         """The last sample as JSON, made once for all who ask."""
         if not self._state:
-            self._state = json.dumps(_plain(self._state_mapping()), allow_nan=False)
+            self._state = to_json(self._state_mapping())
         return self._state
 
     async def states(self, patience: float) -> AsyncIterator[str | None]:
@@ -135,19 +129,3 @@ def _rates(before: Look, after: Look) -> Rates | None:
     if before.attachment != after.attachment:
         return None
     return Rates.between(before.stats, after.stats, seconds)
-
-
-def _plain(value: Any) -> Any:
-    """The same without what JSON has no word for: figures in shared memory may be anything."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def patterns_json(points: list[PatternPoint]) -> str:
-    """The points as JSON."""
-    return json.dumps({"patterns": _plain([dataclasses.asdict(point) for point in points])})

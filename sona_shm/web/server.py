@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import logging
 import socket
+import threading
 from types import FrameType
 from typing import Final
 
@@ -24,9 +25,15 @@ _BACKLOG: Final = 128
 class _Server(uvicorn.Server):
     """Lets those who follow events go when a signal comes: they would never end by themselves."""
 
-    def __init__(self, config: uvicorn.Config, sampler: Sampler) -> None:
+    def __init__(self, config: uvicorn.Config, sampler: Sampler, stop: threading.Event) -> None:
         super().__init__(config)
         self._sampler = sampler
+        self._stop = stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # By now signals come to this server; one that came before is not forgotten.
+        self.should_exit = self.should_exit or self._stop.is_set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
@@ -41,7 +48,7 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
 
 
-def serve(name: str, host: str, listener: socket.socket) -> None:
+def serve(name: str, host: str, listener: socket.socket, stop: threading.Event) -> None:
     """Serve the monitor of an engine on a listening socket until SIGTERM or SIGINT.
 
     Parameters
@@ -51,6 +58,8 @@ def serve(name: str, host: str, listener: socket.socket) -> None:
     host : str
         As the user gave it; requests to a loopback address must ask for one.
     listener : socket.socket
+    stop : threading.Event
+        Set by a signal that came before the server listened to them itself.
 
     Raises
     ------
@@ -80,4 +89,4 @@ def serve(name: str, host: str, listener: socket.socket) -> None:
             server_header=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-        _Server(config, sampler).run([listener])
+        _Server(config, sampler, stop).run([listener])

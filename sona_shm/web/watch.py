@@ -58,7 +58,8 @@ class Look:
             return self.reason
         if self.stats.learner_alive or self.stats.standby_alive:
             return None
-        return f"the engine {self.stats.name!r} has no living learner; start sona learner"
+        name = self.stats.name
+        return f"the engine {name!r} has no living learner; start one: sona learner {name}"
 
 
 class EngineWatch:
@@ -120,9 +121,10 @@ class EngineWatch:
             attached = self._engine is not None
             try:
                 stats = self._attached().stats()
-            except (SonaError, OSError, ValueError) as error:
+            except Exception as error:  # a monitor that gives up looking is of no use
                 self._let_go()
-                self._tell(str(error))
+                expected = isinstance(error, SonaError)
+                self._tell(str(error) if expected else f"a look failed: {error!r}")
                 if not attached:
                     break
             else:

@@ -6,7 +6,7 @@
 import { clock } from "./format.js";
 import { fill, html, say, svg } from "./dom.js";
 
-const MARGIN = { top: 6, right: 8, bottom: 20, left: 44 };
+const MARGIN = { top: 6, right: 14, bottom: 20, left: 44 };
 const TIME_STEPS = [1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 21600];
 const TABLE_ROWS = 12;
 
@@ -105,7 +105,6 @@ export class TimeFrame {
   }
 
   #render() {
-    // The cursor stays at its distance from the end while time goes on under it.
     if (this.cursor !== null && this.cursor >= this.time.length) this.cursor = null;
     this.#renderKey();
     if (this.time.length === 0) {
