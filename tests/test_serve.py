@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ import pytest
 
 import sona_shm as sona
 from sona_shm.shm.waiting import wait_until
+from sona_shm.web.sampler import Sampler
+from sona_shm.web.watch import EngineWatch
 from tests.children import PATIENCE, end, hear, start
 from tests.conftest import ROOT
 from tests.test_cli import sona_command
@@ -143,6 +147,24 @@ def test_so_many_may_follow_and_who_leaves_makes_room(name: str) -> None:
         assert wait_until(lambda: follower().answer.status == 200, PATIENCE)
         # Although those who follow would never end by themselves.
         assert server.stop().count("\n") == 1
+
+
+def test_who_follows_hears_something_although_nothing_is_new(name: str) -> None:
+    async def heard() -> list[str | None]:
+        states = Sampler(EngineWatch(name)).states(patience=0.01)
+        return [await anext(states) for _ in range(3)]
+
+    state, *silence = asyncio.run(heard())
+    assert state is not None
+    assert json.loads(state)["up"] is False
+    assert silence == [None, None]
+
+
+def test_it_looks_once_a_second_however_many_ask(name: str) -> None:
+    with sona.Engine.create(name, CONFIG), serving(name) as server:
+        began = time.monotonic()
+        times = {server.state()["time"] for _ in range(300)}
+        assert len(times) <= time.monotonic() - began + 2
 
 
 # ---- engines and workers that come and go ----

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 
 from sona_shm.web.history import History, Sample
 
 
 def sample(time: float, count: int, attachment: int = 1) -> Sample:
-    return Sample(time, attachment, (count, count, count, count, 0), 0.5 * count, 0, {"a": 1.0})
+    return Sample(
+        time, attachment, (count, count, count, count, 0), 0.5 * count, 0, ("a",), array("d", [1.0])
+    )
 
 
 def test_history_is_bounded_and_rates_stay_exact_when_it_is_thinned_out() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from array import array
 from collections import deque
 from itertools import pairwise
 from typing import Any, Final
@@ -34,7 +35,8 @@ class Sample:
     counts: tuple[int, ...]
     earned: float
     backlog_bytes: int
-    shares: dict[str, float]
+    routes: tuple[str, ...]
+    shares: array[float]
 
 
 def sample_of(look: Look) -> Sample | None:
@@ -55,7 +57,8 @@ def sample_of(look: Look) -> Sample | None:
         counts=tuple(counts[name] for name in _COUNTS),
         earned=sum(route.outcomes * route.mean_reward for route in stats.routes),
         backlog_bytes=sum(lane.backlog_bytes for lane in stats.lanes),
-        shares={route.name: route.share for route in stats.routes},
+        routes=tuple(route.name for route in stats.routes),
+        shares=array("d", (route.share for route in stats.routes)),
     )
 
 
@@ -66,7 +69,8 @@ class History:
     --------
     >>> history = History()
     >>> for second in range(5):
-    ...     history.add(Sample(1000.0 + second, 1, (10 * second, 0, 0, 0, 0), 0.0, 0, {"a": 1.0}))
+    ...     counts = (10 * second, 0, 0, 0, 0)
+    ...     history.add(Sample(1000.0 + second, 1, counts, 0.0, 0, ("a",), array("d", [1.0])))
     >>> series = history.series(60.0, now=1005.0)
     >>> series["recorded"]
     [10.0, 10.0, 10.0, 10.0]
@@ -81,6 +85,9 @@ class History:
         if self._fine and sample.time <= self._fine[-1].time:
             self._fine.clear()
             self._coarse.clear()
+        if self._fine and sample.routes == self._fine[-1].routes:
+            # Names are kept once, and not with every sample.
+            sample = dataclasses.replace(sample, routes=self._fine[-1].routes)
         self._fine.append(sample)
         if not self._coarse or sample.time - self._coarse[-1].time >= _COARSE[0]:
             self._coarse.append(sample)
@@ -102,13 +109,14 @@ class History:
         longest = _GAP_STEPS * max(step, spacing)
         points = [_point(before, after, longest) for before, after in pairwise(chosen)]
         latest = [sample for _, sample in pairwise(chosen)]
-        names = dict.fromkeys(name for sample in latest for name in sample.shares)
+        shares = [dict(zip(sample.routes, sample.shares, strict=True)) for sample in latest]
+        names = dict.fromkeys(name for routes in shares for name in routes)
         return {
             "step": step,
             "time": [sample.time for sample in latest],
             **{name: [point[name] for point in points] for name in (*_COUNTS, "reward")},
             "backlog_bytes": [sample.backlog_bytes for sample in latest],
-            "shares": {name: [sample.shares.get(name) for sample in latest] for name in names},
+            "shares": {name: [routes.get(name) for routes in shares] for name in names},
         }
 
     def _one_a_step(self, since: float, step: float) -> list[Sample]:

@@ -61,7 +61,7 @@ class Sampler:
         async with self._looking:
             taken, points = self._patterns
             if time.monotonic() - taken > PERIOD_SECONDS:
-                points = await asyncio.to_thread(self._watch.patterns)
+                points = await asyncio.to_thread(self._watch.patterns, self._latest)
                 self._patterns = time.monotonic(), points
             return points
 

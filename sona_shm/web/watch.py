@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import threading
 import time
 from typing import Final
 
@@ -63,7 +62,7 @@ class Look:
 
 
 class EngineWatch:
-    """Looks at the engine of a name; any thread may ask, one at a time is answered.
+    """Looks at the engine of a name; for one thread at a time.
 
     Attaches like a worker, but never records, so it takes no lane and writes nothing.
 
@@ -79,7 +78,6 @@ class EngineWatch:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._attachment = 0
         self._reason: str | None = None
@@ -87,33 +85,33 @@ class EngineWatch:
 
     def look(self) -> Look:
         """Look now; an engine that is gone is no error, but a look with a reason."""
-        with self._lock:
-            stats = self._stats()
-            engine = self._engine
-            shm = os.statvfs(_SHM)
-            return Look(
-                time=time.time(),
-                clock=time.monotonic(),
-                attachment=self._attachment,
-                stats=stats,
-                reason=self._reason,
-                max_workers=engine.config.max_workers if engine is not None else 0,
-                shm_free_bytes=shm.f_bavail * shm.f_frsize,
-                shm_total_bytes=shm.f_blocks * shm.f_frsize,
-            )
+        stats = self._stats()
+        engine = self._engine
+        shm = os.statvfs(_SHM)
+        return Look(
+            time=time.time(),
+            clock=time.monotonic(),
+            attachment=self._attachment,
+            stats=stats,
+            reason=self._reason,
+            max_workers=engine.config.max_workers if engine is not None else 0,
+            shm_free_bytes=shm.f_bavail * shm.f_frsize,
+            shm_total_bytes=shm.f_blocks * shm.f_frsize,
+        )
 
-    def patterns(self) -> list[PatternPoint]:
-        """The learned patterns in two dimensions; none where there is no engine."""
-        with self._lock:
-            stats = self._stats()
-            if stats is None or self._engine is None:
-                return []
-            return pattern_points(self._engine.reasoning_bank(), self._engine.config, stats.routes)
+    def patterns(self, look: Look) -> list[PatternPoint]:
+        """The learned patterns in two dimensions, beside the latest look."""
+        if look.stats is None or self._engine is None:
+            return []
+        bank, config = self._engine.reasoning_bank(), self._engine.config
+        return pattern_points(bank, config, look.stats.routes)
 
     def close(self) -> None:
         """Let the engine's memory go."""
-        with self._lock:
-            self._let_go()
+        if self._engine is not None:
+            with contextlib.suppress(SonaError):
+                self._engine.close()
+            self._engine = None
 
     def _stats(self) -> EngineStats | None:
         """Of the engine that has the name now: the second attempt is for one that was replaced."""
@@ -122,7 +120,7 @@ class EngineWatch:
             try:
                 stats = self._attached().stats()
             except Exception as error:  # a monitor that gives up looking is of no use
-                self._let_go()
+                self.close()
                 expected = isinstance(error, SonaError)
                 self._tell(str(error) if expected else f"a look failed: {error!r}")
                 if not attached:
@@ -137,12 +135,6 @@ class EngineWatch:
             self._engine = Engine.attach(self.name, timeout=0.0)
             self._attachment += 1
         return self._engine
-
-    def _let_go(self) -> None:
-        if self._engine is not None:
-            with contextlib.suppress(SonaError):
-                self._engine.close()
-            self._engine = None
 
     def _tell(self, reason: str | None) -> None:
         """Log what has changed."""
