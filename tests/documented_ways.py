@@ -25,6 +25,7 @@ from sona_shm.shm.waiting import wait_until
 from tests.children import PATIENCE
 from tests.conftest import ROOT
 from tests.private_shm import run_in_private_shm
+from tests.terminal import terminal
 
 BIN: Final = Path(sys.executable).parent
 CONFIG: Final = """\
@@ -191,6 +192,33 @@ def daemon(setting: Setting, up: Callable[[Place], bool]) -> Way:
             finally:
                 process.kill()
             assert process.returncode == 0, errors
+
+    return way
+
+
+def stream(setting: Setting, *, says: str) -> Way:
+    """Prints a line again and again, until SIGTERM."""
+
+    def way(command: str, place: Place) -> None:
+        with setting(place), place.start(command) as process:
+            try:
+                assert process.stdout is not None
+                assert says in process.stdout.readline()
+            finally:
+                process.terminate()
+
+    return way
+
+
+def in_a_terminal(setting: Setting, *, says: str) -> Way:
+    """Fills a screen, until `q` is pressed."""
+
+    def way(command: str, place: Place) -> None:
+        _, *arguments = place.filled_in(command).split()
+        with setting(place), terminal((80, 24), *arguments) as screen:
+            screen.wait_for(place.name, says)
+            screen.press("q")
+            assert screen.end() == 0
 
     return way
 

@@ -68,6 +68,7 @@ def config_file(tmp_path: Path) -> str:
         ("learner",),
         ("learn",),
         ("stats",),
+        ("top",),
         ("export",),
         ("doctor",),
         ("destroy",),
@@ -98,7 +99,7 @@ def test_a_wrong_command_line_exits_with_2(arguments: tuple[str, ...]) -> None:
     assert "usage: sona" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["stats", "destroy", "learner", "learn"])
+@pytest.mark.parametrize("command", ["stats", "top", "destroy", "learner", "learn"])
 def test_an_absent_engine_is_one_line_and_exit_code_1(command: str, name: str) -> None:
     done = sona_command(command, name)
     assert done.returncode == 1
@@ -117,7 +118,7 @@ def test_stats_as_json_are_the_engine_s_own(name: str) -> None:
         engine.record(sona.QueryTrajectory(1, [0.0] * 4).finalize(0.9))
         printed = json.loads(sona_command("stats", name, "--json").stdout)
         own = json.loads(json.dumps(engine.stats().to_mapping()))
-    for moving in ("seconds_since_publish",):
+    for moving in ("seconds_since_publish", "learner_seconds"):
         assert printed.pop(moving) >= 0.0
         own.pop(moving)
     assert printed == own
@@ -128,7 +129,7 @@ def test_stats_as_a_table_name_lanes_routes_and_counters(name: str) -> None:
     with sona.Engine.create(name, config, learner="inline") as engine:
         engine.feedback(engine.route([0.0] * 4).id, 0.5)
         printed = sona_command("stats", name).stdout
-    for word in ("lanes", "retired", "[odd] name", "outcomes_learned", str(os.getpid())):
+    for word in ("lane", "retired", "[odd] name", "outcomes_learned", str(os.getpid())):
         assert word in printed
 
 

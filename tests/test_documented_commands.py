@@ -25,6 +25,7 @@ from tests.documented_ways import (
     docker_knows,
     elsewhere,
     in_a_container,
+    in_a_terminal,
     installing,
     learner_is_up,
     no_engine,
@@ -35,6 +36,7 @@ from tests.documented_ways import (
     saver_is_up,
     script,
     soon,
+    stream,
     with_a_group,
 )
 from tests.documents import commands
@@ -93,8 +95,11 @@ WAYS: Final[dict[str, Way]] = {
     "sona size engine.toml --rate 50": as_written(no_engine, says="20.5 s"),
     "sona size engine.toml --set max_workers=64 --json": as_written(no_engine, says='"fits"'),
     "sona stats": command_exists,
+    "sona stats --json": command_exists,
     "sona stats router": as_written(an_engine, says="outcomes_learned"),
-    "sona top": soon,
+    "sona top router": in_a_terminal(a_learner, says="small"),
+    "sona top router --once": as_written(a_learner, says="small"),
+    "sona top router --json": stream(a_learner, says='"rates"'),
     # ---- make ----
     ".ci/run": script,
     "make bench": programs_of_target("--help"),

@@ -18,6 +18,7 @@ from sona_shm.cli import (
     save,
     size,
     stats,
+    top,
 )
 from sona_shm.errors import SonaError
 
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (
-        *(demo, size, learner, learn, stats, doctor),
+        *(demo, size, learner, learn, stats, top, doctor),
         *(save, restore, replay, export, destroy),
     ):
         command.add_parser(commands)
