@@ -34,22 +34,26 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sona_shm.checkpoint.saver import CheckpointPlan, make_directory
 from sona_shm.config import SonaConfig
+from sona_shm.engine import Engine
 from sona_shm.engine.ensure import ensure_engine
 from sona_shm.errors import ConfigError, NoFreeLaneError, SonaError
 from sona_shm.integrations.learners import LearnerPool
 from sona_shm.integrations.worker import worker_engine
 from sona_shm.loops.drain import LearnerOptions
-from sona_shm.monitor.departed import Departed, last_lane_of
+from sona_shm.monitor.departed import last_lane_of
+from sona_shm.shm.memory import EngineMemory
 from sona_shm.shm.waiting import wait_until
 
 _pools: Final[dict[str, LearnerPool]] = {}
 #: A program that a dead worker was just starting has the lane's descriptor until it is executed.
 _RELEASE_SECONDS: Final = 0.1
+_LOOK_SECONDS: Final = 0.05
 
 
 class Log(Protocol):
@@ -187,9 +191,7 @@ class GunicornHooks:
         gets none ends, and gunicorn starts another one: it would have to fail its requests.
         """
         try:
-            engine = worker_engine(self.name)
-            wait_until(lambda: _has_lane(engine, worker), worker.cfg.graceful_timeout)
-            lane = engine.claim_lane()
+            lane = _claim(worker_engine(self.name), worker)
         except NoFreeLaneError as error:
             worker.log.error("sona: %s", error)
             sys.exit(1)
@@ -197,15 +199,6 @@ class GunicornHooks:
             worker.log.error("sona: %s; requests fail until that is mended", error)
         else:
             worker.log.info("sona: worker %d has lane %d of %s", worker.pid, lane, self.name)
-
-
-def _has_lane(engine: Any, worker: Worker) -> bool:
-    try:
-        engine.claim_lane()
-    except NoFreeLaneError:
-        worker.notify()
-        return False
-    return True
 
 
 def _require_one_user(cfg: Any) -> None:
@@ -233,26 +226,38 @@ def _require_lanes(name: str, lanes: int, server: Arbiter) -> None:
         )
 
 
+def _claim(engine: Engine, worker: Worker) -> int:
+    """A lane, as soon as there is one within the time that former workers have to go."""
+    deadline = time.monotonic() + worker.cfg.graceful_timeout
+    while True:
+        try:
+            return engine.claim_lane()
+        except NoFreeLaneError:
+            if time.monotonic() >= deadline:
+                raise
+        worker.notify()
+        time.sleep(_LOOK_SECONDS)
+
+
 def _report(name: str, log: Log, pid: int) -> None:
     memory = worker_engine(name)._memory
-    departed: Departed | None = None
-
-    def is_free() -> bool:
-        nonlocal departed
-        departed = last_lane_of(memory, pid)
-        return departed is None or not departed.held
-
-    is_free()
+    wait_until(lambda: not _holds_lane(memory, pid), _RELEASE_SECONDS)
+    departed = last_lane_of(memory, pid)
     if departed is None:
-        log.info("sona: worker %d has gone, and its lane has another owner", pid)
-    elif wait_until(is_free, _RELEASE_SECONDS):
-        log.info(
-            "sona: worker %d has gone; lane %d is free; it decided %d, recorded %d, dropped %d",
-            *(pid, departed.lane, departed.decisions, departed.recorded, departed.dropped),
-        )
-    else:
+        log.info("sona: worker %d has gone, and has no lane any more", pid)
+    elif departed.held:
         log.warning(
             "sona: worker %d has gone, but lane %d is held: a process that it started without "
             "Python's fork hooks has its descriptors; the lane is lost until that one ends",
             *(pid, departed.lane),
         )
+    else:
+        log.info(
+            "sona: worker %d has gone; lane %d is free; it decided %d, recorded %d, dropped %d",
+            *(pid, departed.lane, departed.decisions, departed.recorded, departed.dropped),
+        )
+
+
+def _holds_lane(memory: EngineMemory, pid: int) -> bool:
+    departed = last_lane_of(memory, pid)
+    return departed is not None and departed.held
