@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,7 +85,7 @@ async def feedback_request(request: Request) -> tuple[int, float]:
     """
     body = await json_object(request)
     decision_id, quality = body.get("decision_id"), body.get("quality")
-    if not isinstance(decision_id, str) or not decision_id.isdecimal() or len(decision_id) > 19:
+    if not isinstance(decision_id, str) or not re.fullmatch("[0-9]{1,19}", decision_id):
         raise BadRequestError(
             f"decision_id is {_shown(decision_id)}, expected the string of digits that the answer "
             "has in sona.decision_id"

@@ -117,27 +117,32 @@ class StubUpstream:
         """The whole answer."""
         message = {"role": "assistant", "content": stub_answer(self.name, prompt_of(body))}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return self._envelope("chat.completion", choice)
+        return self._envelope(_new_id(), "chat.completion", choice)
 
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
         """The answer word by word."""
         return self._words(stub_answer(self.name, prompt_of(body)))
 
     async def _words(self, answer: str) -> AsyncIterator[bytes]:
+        id = _new_id()
         for word in answer.split(" "):
             choice = {"index": 0, "delta": {"content": word + " "}, "finish_reason": None}
-            chunk = self._envelope("chat.completion.chunk", choice)
+            chunk = self._envelope(id, "chat.completion.chunk", choice)
             yield f"data: {json.dumps(chunk)}\n\n".encode()
         yield b"data: [DONE]\n\n"
 
-    def _envelope(self, kind: str, choice: dict[str, Any]) -> dict[str, Any]:
+    def _envelope(self, id: str, kind: str, choice: dict[str, Any]) -> dict[str, Any]:
         return {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "id": id,
             "object": kind,
             "created": int(time.time()),
             "model": self.name,
             "choices": [choice],
         }
+
+
+def _new_id() -> str:
+    return f"chatcmpl-{uuid.uuid4().hex}"
 
 
 def make_upstream(settings: UpstreamSettings, client: httpx.AsyncClient) -> Upstream:
