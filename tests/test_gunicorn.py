@@ -36,7 +36,12 @@ class Gunicorn:
         self.folder = folder
 
     def __call__(
-        self, *arguments: str, kind: str = "sync", workers: int = 2, learners: int = 1, lanes: int = 8
+        self,
+        *arguments: str,
+        kind: str = "sync",
+        workers: int = 2,
+        learners: int = 1,
+        lanes: int = 8,
     ) -> AbstractContextManager[Server]:
         config = self.folder / "engine.toml"
         config.write_text(CONFIG.format(lanes=lanes))
@@ -67,8 +72,8 @@ def workers_are_up(running: Server, count: int) -> list[int]:
     running.await_log(r"Listening at")
 
     def up() -> bool:
-        pids = running.workers
-        return len(pids) == count and all(f"sona: worker {pid} has lane" in running.log for pid in pids)
+        pids, log = running.workers, running.log
+        return len(pids) == count and all(f"sona: worker {pid} has lane" in log for pid in pids)
 
     assert wait_until(up, PATIENCE), running.log
     return running.workers

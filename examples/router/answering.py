@@ -97,7 +97,7 @@ class Router:
         """
         x = await self._embedder.embed(prompt_of(body))
         candidates = list(self.upstreams) if body["model"] == AUTO else [body["model"]]
-        failures = []
+        failures: list[str] = []
         while candidates and len(failures) < _ATTEMPTS:
             decision = self.engine.route(x, allowed=candidates)
             started = time.monotonic()

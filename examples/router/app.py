@@ -36,9 +36,7 @@ async def chat(request: Request) -> Response:
     body = await chat_request(request, [AUTO, *router.upstreams])
     if body.get("stream"):
         decision, events = await router.stream(body)
-        return StreamingResponse(
-            events, headers=_headers(decision), media_type="text/event-stream"
-        )
+        return StreamingResponse(events, headers=_headers(decision), media_type="text/event-stream")
     decision, answer = await router.complete(body)
     answer["sona"] = {
         "decision_id": str(decision.id),  # 63 bits: JavaScript's numbers have 53

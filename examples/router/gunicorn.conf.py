@@ -1,4 +1,4 @@
-"""Four workers, and two learners: one learns, one stands by.  gunicorn -c examples/router/gunicorn.conf.py"""
+"""Four workers, and two learners: one learns, one stands by."""
 
 import sys
 from pathlib import Path

@@ -7,9 +7,7 @@ from typing import Final
 
 from router.stubs import SUBJECTS
 
-_REST: Final = (
-    "please tell me what you think about this and why it would be so in my case today".split()
-)
+_REST: Final = ("please", "tell", "me", "what", "you", "think", "about", "this", "and", "why", "so")
 
 
 def random_prompt(random_numbers: random.Random) -> str:

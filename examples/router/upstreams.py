@@ -124,16 +124,16 @@ class StubUpstream:
         return self._words(stub_answer(self.name, prompt_of(body)))
 
     async def _words(self, answer: str) -> AsyncIterator[bytes]:
-        id = _new_id()
+        answer_id = _new_id()
         for word in answer.split(" "):
             choice = {"index": 0, "delta": {"content": word + " "}, "finish_reason": None}
-            chunk = self._envelope(id, "chat.completion.chunk", choice)
+            chunk = self._envelope(answer_id, "chat.completion.chunk", choice)
             yield f"data: {json.dumps(chunk)}\n\n".encode()
         yield b"data: [DONE]\n\n"
 
-    def _envelope(self, id: str, kind: str, choice: dict[str, Any]) -> dict[str, Any]:
+    def _envelope(self, answer_id: str, kind: str, choice: dict[str, Any]) -> dict[str, Any]:
         return {
-            "id": id,
+            "id": answer_id,
             "object": kind,
             "created": int(time.time()),
             "model": self.name,

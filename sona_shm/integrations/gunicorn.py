@@ -32,6 +32,7 @@ when the next worker comes to its end, or at SIGHUP; meanwhile the standby learn
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -56,25 +57,17 @@ _RELEASE_SECONDS: Final = 0.1
 _LOOK_SECONDS: Final = 0.05
 
 
-class Log(Protocol):
-    """What of gunicorn's logger is used."""
-
-    def info(self, msg: str, *args: object) -> None: ...
-    def warning(self, msg: str, *args: object) -> None: ...
-    def error(self, msg: str, *args: object) -> None: ...
-
-
 class Arbiter(Protocol):
     """What of gunicorn's master is used."""
 
-    log: Log
+    log: logging.Logger  # or rather something with the same methods
     cfg: Any
 
 
 class Worker(Protocol):
     """What of a gunicorn worker is used."""
 
-    log: Log
+    log: logging.Logger  # or rather something with the same methods
     cfg: Any
     pid: int
 
@@ -128,10 +121,10 @@ class GunicornHooks:
                 "daemon: sona learner NAME --journal DIR --checkpoint DIR"
             )
         self.name = name
-        self._config = config
+        self._config = config if isinstance(config, SonaConfig) else Path(config)
         self._learners = learners
-        self._options = LearnerOptions(journal=None if journal is None else Path(journal))
-        self._plan = None if checkpoint is None else CheckpointPlan(Path(checkpoint))
+        self._journal = None if journal is None else Path(journal)
+        self._checkpoint = None if checkpoint is None else Path(checkpoint)
 
     # ---- in the master ----
 
@@ -155,13 +148,15 @@ class GunicornHooks:
         config = self._config
         if not isinstance(config, SonaConfig):
             config = SonaConfig.from_file(config)
-        if self._plan is not None:
-            make_directory(self._plan.directory)
-        ensure_engine(self.name, config, self._plan and self._plan.directory)
+        plan = None
+        if self._checkpoint is not None:
+            plan = CheckpointPlan(self._checkpoint)
+            make_directory(plan.directory)
+        ensure_engine(self.name, config, self._checkpoint)
         lanes = worker_engine(self.name).config.max_workers
         _require_lanes(self.name, lanes, server)
         pool = _pools.setdefault(self.name, LearnerPool(self.name))
-        pool.arrange(self._learners, self._options, self._plan)
+        pool.arrange(self._learners, LearnerOptions(self._journal), plan)
         server.log.info(
             "sona: engine %s, %d lanes, %d learner processes", self.name, lanes, self._learners
         )
@@ -239,7 +234,7 @@ def _claim(engine: Engine, worker: Worker) -> int:
         time.sleep(_LOOK_SECONDS)
 
 
-def _report(name: str, log: Log, pid: int) -> None:
+def _report(name: str, log: logging.Logger, pid: int) -> None:
     memory = worker_engine(name)._memory
     wait_until(lambda: not _holds_lane(memory, pid), _RELEASE_SECONDS)
     departed = last_lane_of(memory, pid)

@@ -9,7 +9,7 @@ _engines: dict[str, Engine] = {}
 
 
 def worker_engine(name: str) -> Engine:
-    """This process's engine of that name, attached at the first call.
+    """The engine of that name in this process, attached at the first call.
 
     Call it in each request, as you would call `logging.getLogger`, and keep nothing: where the
     engine was destroyed and made anew, or closed in this process, the next call attaches again.

@@ -75,7 +75,8 @@ class Server:
         return int(port)
 
     def _split(self) -> tuple[list[int], list[int]]:
-        learners, others = [], []
+        learners: list[int] = []
+        others: list[int] = []
         for pid in _children(self.process.pid):
             words = _command_line(pid)
             (learners if "sona_shm.cli" in words else others).append(pid)
