@@ -113,7 +113,7 @@ class GunicornHooks:
         journal: str | os.PathLike[str] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
-        if not isinstance(learners, int) or not 0 <= learners <= 16:
+        if type(learners) is not int or not 0 <= learners <= 16:
             raise ConfigError(f"learners is {learners!r}, expected an integer from 0 to 16")
         if not learners and (journal is not None or checkpoint is not None):
             raise ConfigError(

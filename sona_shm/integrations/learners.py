@@ -26,6 +26,11 @@ class LearnerPool:
         self._arguments: tuple[LearnerOptions, CheckpointPlan | None] = (LearnerOptions(), None)
         fork.register(self)
 
+    @property
+    def pids(self) -> list[int]:
+        """Process ids, the oldest first; dead ones are there until they are replaced."""
+        return [process.pid for process in self._processes]
+
     def arrange(self, count: int, options: LearnerOptions, plan: CheckpointPlan | None) -> None:
         """Have `count` learners run with these arguments; those that do already go on."""
         if self._arguments != (options, plan):
@@ -40,10 +45,11 @@ class LearnerPool:
 
     def replace_dead(self) -> list[int]:
         """Start a learner for each one that has died; the process ids of the new ones."""
-        alive = [process for process in self._processes if process.is_alive]
-        missing = len(self._processes) - len(alive)
-        self._processes = alive
-        return [self._start().pid for _ in range(missing)]
+        dead = [process for process in self._processes if not process.is_alive]
+        for process in dead:
+            self._processes.remove(process)
+            process.stop()  # only its pipe is left
+        return [self._start().pid for _ in dead]
 
     def _start(self) -> LearnerProcess:
         process = LearnerProcess(self._name, *self._arguments)
