@@ -155,14 +155,18 @@ def test_a_worker_that_hangs_is_killed_and_what_it_recorded_is_learned(gunicorn:
 
 def test_learners_end_with_a_killed_master(gunicorn: Gunicorn) -> None:
     with gunicorn("--timeout", "2", learners=2) as running:
-        workers_are_up(running, 2)
+        workers = workers_are_up(running, 2)
         requests(running, 5)
         learners = running.learners
         assert len(learners) == 2
+        for worker in workers:  # they would end by themselves, and close what they have inherited
+            os.kill(worker, signal.SIGSTOP)
         running.signal(signal.SIGKILL)
         running.process.wait(PATIENCE)
         assert wait_until(lambda: not any(map(is_running, learners)), PATIENCE)
-        running.assert_all_gone()  # workers look for their master
+        for worker in workers:
+            os.kill(worker, signal.SIGCONT)
+        running.assert_all_gone()
         with gunicorn.attach() as engine:
             assert engine.stats().counters.outcomes_learned == 5
 
