@@ -256,6 +256,30 @@ def test_a_bad_configuration_ends_the_start_and_not_a_reload(
         assert running.end() == 0
 
 
+def test_workers_of_another_user_are_refused(gunicorn: Gunicorn) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may start gunicorn for another user")
+    with gunicorn("--user", "65534") as running:
+        assert running.process.wait(PATIENCE) == 1
+        running.await_log("its workers as 65534, but an engine belongs to one user")
+
+
+def test_an_engine_that_is_destroyed_fails_requests_and_not_the_server(gunicorn: Gunicorn) -> None:
+    with gunicorn() as running:
+        former = workers_are_up(running, 2)
+        sona.Engine.destroy(gunicorn.name)
+        os.kill(former[0], signal.SIGKILL)
+        running.await_log(rf"no engine .*; worker {former[0]} has gone")
+        running.await_log("no engine .*; requests fail until that is mended")
+        running.signal(signal.SIGHUP)  # makes it anew
+        assert wait_until(lambda: not set(running.workers) & set(former), PATIENCE)
+        workers_are_up(running, 2)
+        requests(running, 5)
+        with gunicorn.attach() as engine:
+            assert_learned(engine, 5)
+        assert running.end() == 0
+
+
 def test_a_lane_that_a_grandchild_holds_is_told(gunicorn: Gunicorn) -> None:
     with gunicorn(workers=1) as running:
         workers_are_up(running, 1)

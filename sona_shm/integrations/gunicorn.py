@@ -32,10 +32,12 @@ when the next worker comes to its end, or at SIGHUP; meanwhile the standby learn
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -138,10 +140,8 @@ class GunicornHooks:
 
     def on_reload(self, server: Arbiter) -> None:
         """The same after SIGHUP; where it fails, everything goes on as it was."""
-        try:
+        with _survived(server.log, "going on as before"):
             self._prepare(server)
-        except SonaError as error:
-            server.log.error("sona: %s; going on as before", error)
 
     def _prepare(self, server: Arbiter) -> None:
         _require_one_user(server.cfg)
@@ -163,12 +163,10 @@ class GunicornHooks:
 
     def child_exit(self, server: Arbiter, worker: Worker) -> None:
         """After a worker's end, SIGKILL included: its lane has fallen free by itself."""
-        try:
+        with _survived(server.log, f"worker {worker.pid} has gone"):
             _report(self.name, server.log, worker.pid)
-        except SonaError as error:
-            server.log.warning("sona: worker %d has gone, and %s", worker.pid, error)
-        if self.name in _pools:
-            for pid in _pools[self.name].replace_dead():
+        with _survived(server.log, "the next exit of a worker tries again to replace a learner"):
+            for pid in _pools[self.name].replace_dead() if self.name in _pools else ():
                 server.log.warning("sona: a learner of %s had died; started %d", self.name, pid)
 
     def on_exit(self, server: Arbiter) -> None:
@@ -185,15 +183,24 @@ class GunicornHooks:
         At SIGHUP the former workers may still have all lanes; they are waited for.  A worker that
         gets none ends, and gunicorn starts another one: it would have to fail its requests.
         """
-        try:
-            lane = _claim(worker_engine(self.name), worker)
-        except NoFreeLaneError as error:
-            worker.log.error("sona: %s", error)
-            sys.exit(1)
-        except SonaError as error:
-            worker.log.error("sona: %s; requests fail until that is mended", error)
-        else:
+        with _survived(worker.log, "requests fail until that is mended"):
+            try:
+                lane = _claim(worker_engine(self.name), worker)
+            except NoFreeLaneError as error:
+                worker.log.error("sona: %s", error)
+                sys.exit(1)
             worker.log.info("sona: worker %d has lane %d of %s", worker.pid, lane, self.name)
+
+
+@contextlib.contextmanager
+def _survived(log: logging.Logger, consequence: str) -> Iterator[None]:
+    """Log what goes wrong.  What a hook raises would end the master, and all workers with it."""
+    try:
+        yield
+    except SonaError as error:
+        log.error("sona: %s; %s", error, consequence)
+    except Exception:
+        log.exception("sona: %s", consequence)
 
 
 def _require_one_user(cfg: Any) -> None:

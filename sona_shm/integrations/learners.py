@@ -46,10 +46,12 @@ class LearnerPool:
     def replace_dead(self) -> list[int]:
         """Start a learner for each one that has died; the process ids of the new ones."""
         dead = [process for process in self._processes if not process.is_alive]
+        started = []
         for process in dead:
+            started.append(self._start().pid)
             self._processes.remove(process)
             process.stop()  # only its pipe is left
-        return [self._start().pid for _ in dead]
+        return started
 
     def _start(self) -> LearnerProcess:
         process = LearnerProcess(self._name, *self._arguments)
