@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml tools/build_backend.py $(wildcard sona_shm/_core/*)
 
-.PHONY: demo router test test-peft lint bench bench-routing torture clean
+.PHONY: demo router test test-peft lint docs bench bench-routing torture clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/sona demo
@@ -25,6 +25,10 @@ lint: $(VENV)/installed-lint $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, from docs/ and the docstrings, into build/docs; whatever Sphinx warns of is an error.
+docs: $(VENV)/installed-docs
+	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs build/docs
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/hotpath.py

@@ -42,6 +42,7 @@ from sona_shm.loops.metrics import InstantLoopMetrics
 from sona_shm.loops.reward import Outcome
 from sona_shm.monitor.stats import EngineStats, LaneStats, RouteStats
 from sona_shm.replay import ReplayResult, replay, replay_config
+from sona_shm.shm.diagnostics import NotedError
 from sona_shm.trajectory import (
     Decision,
     LearningSignal,
@@ -87,6 +88,7 @@ __all__ = [
     "NoFreeLaneError",
     "NonFiniteError",
     "NotTheLearner",
+    "NotedError",
     "OutOfRangeError",
     "Outcome",
     "PatternTable",

@@ -33,6 +33,9 @@ ROW_ABSENT: Final[int]
 NO_ROUTE: Final[int]
 BANK_CELL_BYTES: Final[int]
 LANE_OWNER_BYTES: Final[int]
+ERROR_ENTRY_BYTES: Final[int]
+ERROR_ENTRIES: Final[int]
+ERROR_TEXT_BYTES: Final[int]
 RECORD_HEADER_BYTES: Final[int]
 STEP_HEADER_BYTES: Final[int]
 PAGE: Final[int]
@@ -82,6 +85,7 @@ class Words:
     def store(self, offset: int, value: int, /) -> None: ...
     def add(self, offset: int, value: int, /) -> int: ...
     def exchange(self, offset: int, value: int, /) -> int: ...
+    def first(self, offset: int, value: int, /) -> int: ...
     def release(self) -> None: ...
 
 class Reader:

@@ -12,14 +12,12 @@ from typing import Any, Literal, get_args
 
 from sona_shm.errors import ConfigError
 from sona_shm.shm.layout import (
-    CACHE_LINE,
     LARGEST_ROUTES,
     NAME_BYTES,
     PAGE,
-    RECORD_HEADER_BYTES,
-    STEP_HEADER_BYTES,
     TASKS,
     Geometry,
+    typical_record_bytes,
 )
 
 LARGEST_LANE = 2**31
@@ -444,8 +442,7 @@ class SonaConfig:
         >>> SonaConfig(hidden_dim=8, max_workers=2).geometry().max_workers
         2
         """
-        typical = RECORD_HEADER_BYTES + STEP_HEADER_BYTES + 2 * 4 * self.hidden_dim
-        typical = math.ceil(typical / CACHE_LINE) * CACHE_LINE
+        typical = typical_record_bytes(self.hidden_dim)
         # One record more than asked for, because the end of the ring may be left unused.
         records = math.ceil(self.trajectory_capacity / self.max_workers) + 1
         # The largest record is half a lane, and two typical ones must always fit.

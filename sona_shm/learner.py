@@ -128,10 +128,14 @@ def _take_lease(
     deadline = time.monotonic() + timeout
     while True:
         try:
-            return DrainLoop(memory, config, options)
+            drain = DrainLoop(memory, config, options)
+            memory.end_standby()
+            return drain
         except NotTheLearner:
             if time.monotonic() >= deadline or stop.is_set() or memory.is_destroyed:
+                memory.end_standby()
                 raise
+        memory.stand_by()
         # Not `stop.wait`: a signal handler sets the event, and would wait for ever for a lock that
         # the thread it interrupts holds.
         time.sleep(STANDBY_SECONDS)
@@ -160,19 +164,22 @@ def run(
         except NotTheLearner:
             return
         logger.info("learning for %s", name)
-        with _saving(name, plan):
+        with _saving(memory, plan):
             _run_with_lease(memory, drain, stop)
             drain.close()
         if plan is not None and not memory.is_destroyed:
             save_at_end(memory, plan)
+    except Exception as error:
+        memory.errors.note("learner", error)
+        raise
     finally:
         memory.close()
 
 
 @contextlib.contextmanager
-def _saving(name: str, plan: CheckpointPlan | None) -> Iterator[None]:
+def _saving(memory: EngineMemory, plan: CheckpointPlan | None) -> Iterator[None]:
     """Have another process save the engine meanwhile."""
-    saver = None if plan is None else SaverProcess(name, plan)
+    saver = None if plan is None else SaverProcess(memory, plan)
     try:
         yield
     finally:

@@ -60,7 +60,7 @@ def config_file(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("demo",), ("learner",), ("learn",), ("stats",), ("export",), ("destroy",)],
+    [(), ("demo",), ("size",), ("learner",), ("learn",), ("stats",), ("export",), ("destroy",)],
 )
 def test_help_says_what_the_command_does(command: tuple[str, ...]) -> None:
     done = sona_command(*command, "--help")

@@ -112,6 +112,7 @@ const char *geometry_complete(struct geometry *g)
     g->config_offset = place(&cursor, g->config_capacity);
     g->result_capacity = 32 * 1024; /* some words for each of 1024 routes */
     g->result_offset = place(&cursor, g->result_capacity);
+    g->errors_offset = place(&cursor, ERROR_ENTRIES * sizeof(struct error_entry));
     g->control_bytes = round_up(cursor, PAGE);
 
     g->allowed_words = (g->routes + 63) / 64;

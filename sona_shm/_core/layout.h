@@ -6,6 +6,7 @@
  * SONA_LAYOUT_VERSION.
  *
  *   control   | header | owners[max_workers] | configuration (msgpack) | result of Loop B |
+ *             | errors[ERROR_ENTRIES] |
  *   ring      | identity | lane 0 | lane 1 | ...      each lane:
  *             |   lane header | ring bytes | decision slots | used marks |
  *   weights   | identity | fast cell header, slow cell header | fast buffers 0 to 3 |
@@ -20,12 +21,14 @@
 #include "atomics.h"
 
 #define SONA_MAGIC UINT64_C(0x4d48535f414e4f53) /* "SONA_SHM" */
-#define SONA_LAYOUT_VERSION 2
+#define SONA_LAYOUT_VERSION 3
 #define CACHE_LINE 64
 #define PAGE 4096
 #define CELL_BUFFERS 4
 #define LABEL_BYTES 40
 #define NAME_BYTES 64
+#define ERROR_ENTRIES 48
+#define ERROR_TEXT_BYTES 448
 #define LARGEST_ROUTES 1024
 #define LARGEST_RESERVOIR (1u << 20)
 
@@ -68,7 +71,8 @@ _Static_assert(sizeof(struct segment_identity) == CACHE_LINE, "one line");
  * result area        learner                    requesters        plain, before learn_served; its
  *                                                                 checksum tells a later result
  *                                                                 that is just being written
- * learner_*, _ns     learner                    people            relaxed: for display only   */
+ * learner_*, _ns     learner                    people            relaxed: for display only
+ * errors_unlisted    any process, fetch_add     people            acq_rel: a count            */
 struct control_header {
     struct segment_identity identity;
     shared_word ready;
@@ -99,7 +103,8 @@ struct control_header {
     shared_word learner_since_ns;
     shared_word published_ns;
     shared_word learner_terms;
-    uint64_t unused5[3];
+    shared_word errors_unlisted;
+    uint64_t unused5[2];
     shared_word learn_requested;
     uint64_t unused6[7];
     shared_word learn_served;
@@ -131,6 +136,33 @@ struct lane_owner {
     char label[LABEL_BYTES];
 };
 _Static_assert(sizeof(struct lane_owner) == CACHE_LINE, "one line");
+
+/* A distinct error of any process of the engine, readable after all of them are dead.
+ *
+ * word       written by              read by          order and reason
+ * ---------- ----------------------- ---------------- ------------------------------------------
+ * key        any process, once, by   any process      acq_rel: from zero to a hash of where and
+ *            compare-and-exchange                     what kind; never changes again
+ * count      any process, fetch_add  people           acq_rel: a count
+ * first_ns   any process, once, by   people           acq_rel: the first who comes
+ *            compare-and-exchange
+ * last_ns,   any process             people           release: display only
+ *   pid
+ * text_mark  any process             any process      release/acquire: after the text; length and
+ *                                                     checksum of it
+ * text       who finds no text that  any process      plain: two writers at once make the checksum
+ *            fits its mark                            wrong, and the next one writes it again  */
+struct error_entry {
+    shared_word key;
+    shared_word count;
+    shared_word first_ns;
+    shared_word last_ns;
+    shared_word pid;
+    shared_word text_mark;
+    uint64_t unused[2];
+    char text[ERROR_TEXT_BYTES];
+};
+_Static_assert(sizeof(struct error_entry) == 8 * CACHE_LINE, "whole lines");
 
 /* Lane header.
  *
@@ -244,9 +276,10 @@ _Static_assert(sizeof(struct step_header) == 16, "layout");
  *
  * word  written by   read by   order and reason
  * ----- ------------ --------- -------------------------------------------------------------
- * id    producer     learner   0 and a release fence before the slot is changed, the id with
- *                              release after; the reader checks it before and after its copy
- * rest  producer     learner   racing_copy: intended race, checked by `id` */
+ * id    producer     learner,  0 and a release fence before the slot is changed, the id with
+ *                    monitor   release after; the reader checks it before and after its copy
+ * rest  producer     the same  racing_copy (monitor: acquire loads of words): intended race,
+ *                              checked by `id` */
 struct decision {
     uint64_t time_ns;
     uint64_t version; /* of the weights that decided */
@@ -325,7 +358,7 @@ struct geometry {
         reservoir, base_rank, tasks;
     /* control */
     uint64_t owners_offset, config_offset, config_capacity, result_offset, result_capacity,
-        control_bytes;
+        errors_offset, control_bytes;
     /* ring */
     uint64_t lane_stride, lane_ring_offset, lane_slots_offset, lane_marks_offset;
     uint64_t slot_bytes, slot_embedding, allowed_words;

@@ -29,7 +29,7 @@ static PyObject *geometry_sizes(PyObject *module, PyObject *tuple)
 #define PUT(field)                                                                                 \
     if (sizes && put_number(sizes, #field, g.field) < 0) Py_CLEAR(sizes);
     PUT(owners_offset) PUT(config_offset) PUT(config_capacity) PUT(result_offset)
-    PUT(result_capacity) PUT(control_bytes)
+    PUT(result_capacity) PUT(errors_offset) PUT(control_bytes)
     PUT(lanes_offset) PUT(lane_stride) PUT(lane_ring_offset) PUT(lane_slots_offset)
     PUT(lane_marks_offset) PUT(slot_bytes) PUT(slot_embedding) PUT(allowed_words) PUT(ring_bytes)
     PUT(cell_offset) PUT(buffers_offset) PUT(buffer_stride)
@@ -62,9 +62,15 @@ static PyObject *layout_offsets(void)
     PUT(control_header, learner_sleeping) PUT(control_header, flush_served)
     PUT(control_header, learner_pid) PUT(control_header, learner_since_ns)
     PUT(control_header, published_ns) PUT(control_header, learner_terms)
+    PUT(control_header, errors_unlisted)
     PUT(control_header, learn_requested) PUT(control_header, learn_served)
     PUT(lane_owner, pid) PUT(lane_owner, since_ns) PUT(lane_owner, generation)
     PUT(lane_owner, label)
+    PUT(error_entry, key) PUT(error_entry, count) PUT(error_entry, first_ns)
+    PUT(error_entry, last_ns) PUT(error_entry, pid) PUT(error_entry, text_mark)
+    PUT(error_entry, text)
+    PUT(decision_slot, id) PUT(decision_slot, decision)
+    PUT(decision, time_ns) PUT(decision, version) PUT(decision, route)
     PUT(lane_header, head) PUT(lane_header, intent) PUT(lane_header, trajectories)
     PUT(lane_header, feedbacks) PUT(lane_header, dropped) PUT(lane_header, decisions)
     PUT(lane_header, epoch)
@@ -371,6 +377,9 @@ static const struct {
     {"MAGIC", SONA_MAGIC},
     {"GENERATIONS", IDENTIFIER_GENERATION_MASK},
     {"LANE_OWNER_BYTES", sizeof(struct lane_owner)},
+    {"ERROR_ENTRY_BYTES", sizeof(struct error_entry)},
+    {"ERROR_ENTRIES", ERROR_ENTRIES},
+    {"ERROR_TEXT_BYTES", ERROR_TEXT_BYTES},
     {"LANE_PROGRESS_BYTES", sizeof(struct lane_progress)},
     {"RECORD_HEADER_BYTES", sizeof(struct record_header)},
     {"RESERVOIR_ROW_BYTES", sizeof(struct reservoir_row)},

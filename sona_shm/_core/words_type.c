@@ -96,6 +96,17 @@ static PyObject *words_exchange(Words *self, PyObject *const *args, Py_ssize_t c
         atomic_exchange_explicit(word, value, memory_order_seq_cst));
 }
 
+static PyObject *words_first(Words *self, PyObject *const *args, Py_ssize_t count)
+{
+    uint64_t value, found = 0;
+    if (!two_arguments(args, count, &value)) return NULL;
+    shared_word *word = word_at(self, args[0]);
+    if (!word) return NULL;
+    const int stored = atomic_compare_exchange_strong_explicit(
+        word, &found, value, memory_order_acq_rel, memory_order_acquire);
+    return PyLong_FromUnsignedLongLong(stored ? value : found);
+}
+
 static PyMethodDef words_methods[] = {
     {"load", (PyCFunction)words_load, METH_O,
      PyDoc_STR("load($self, offset, /)\n--\n\nThe word at a byte offset (acquire).")},
@@ -105,6 +116,9 @@ static PyMethodDef words_methods[] = {
      PyDoc_STR("add($self, offset, value, /)\n--\n\nAdd to a word; returns what it was.")},
     {"exchange", (PyCFunction)(void (*)(void))words_exchange, METH_FASTCALL,
      PyDoc_STR("exchange($self, offset, value, /)\n--\n\nReplace a word; returns what it was.")},
+    {"first", (PyCFunction)(void (*)(void))words_first, METH_FASTCALL,
+     PyDoc_STR("first($self, offset, value, /)\n--\n\n"
+               "Store a word that is still zero; returns what it is then.")},
     {"release", (PyCFunction)words_release, METH_NOARGS,
      PyDoc_STR("release($self, /)\n--\n\nLet the segment go.")},
     {NULL, NULL, 0, NULL},

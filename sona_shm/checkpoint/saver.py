@@ -126,17 +126,18 @@ def save_repeatedly(name: str, plan: CheckpointPlan, stop: threading.Event) -> N
             # that the thread it interrupts holds.
             time.sleep(min(_LOOK_SECONDS, max(0.0, due - time.monotonic())))
             if not stop.is_set() and time.monotonic() >= due:
-                due = time.monotonic() + _try_to_save(saver, plan)
+                due = time.monotonic() + _try_to_save(saver, plan, memory)
     finally:
         memory.close()
 
 
-def _try_to_save(saver: Saver, plan: CheckpointPlan) -> float:
+def _try_to_save(saver: Saver, plan: CheckpointPlan, memory: EngineMemory) -> float:
     """Seconds until the next attempt."""
     try:
         saver.save()
     except CheckpointError as error:
         logger.error("%s", error)
+        memory.errors.note("checkpoint", error)
         return max(plan.every, _RETRY_SECONDS)
     return plan.every
 
@@ -148,12 +149,14 @@ class SaverProcess:
 
     Parameters
     ----------
-    name : str
-        Name of the engine.
+    memory : EngineMemory
+        Of the learner.
     plan : CheckpointPlan
     """
 
-    def __init__(self, name: str, plan: CheckpointPlan) -> None:
+    def __init__(self, memory: EngineMemory, plan: CheckpointPlan) -> None:
+        name = memory.names.engine
+        self._errors = memory.errors
         # -P: whatever modules lie in the working directory, they are not meant.
         self._command = [
             *(sys.executable, "-P", "-m", "sona_shm.cli", "save", name, str(plan.directory)),
@@ -173,7 +176,9 @@ class SaverProcess:
             status = self._process.wait()
             if self._stopping.wait(_RETRY_SECONDS):
                 return
-            logger.error("the saving process has ended with status %d; starting another", status)
+            problem = f"the saving process has ended with status {status}; starting another"
+            logger.error("%s", problem)
+            self._errors.note("checkpoint", problem)
             self._close_pipe()
             try:
                 self._process = self._start()
@@ -202,3 +207,4 @@ def save_at_end(memory: EngineMemory, plan: CheckpointPlan) -> None:
         Saver(memory, plan).save()
     except CheckpointError as error:
         logger.error("%s", error)
+        memory.errors.note("checkpoint", error)

@@ -26,15 +26,23 @@ def whole_number(low: int) -> Callable[[str], int]:
     return parse
 
 
-def seconds(text: str) -> float:
-    """A number of seconds, more than 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
-    if not 0.0 < value <= 1e9:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1e9")
-    return value
+def _positive(unit: str) -> Callable[[str], float]:
+    """A number above 0, of something that the message names."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of {unit}") from None
+        if not 0.0 < value <= 1e9:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1e9")
+        return value
+
+    return parse
+
+
+seconds = _positive("seconds")
+per_second = _positive("requests a second")
 
 
 def _setting(text: str) -> tuple[str, Any]:

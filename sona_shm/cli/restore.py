@@ -21,7 +21,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="make an engine from a checkpoint, also with another size",
         description="Make an engine from a checkpoint: a file, or the newest valid one of a "
         "directory. Everything is checked before anything is made. With --set, the new engine has "
-        "other capacities, ranks or settings; docs/operations.md says what each keeps.",
+        "other capacities, ranks or settings; docs/checkpoints.md says what each keeps.",
     )
     parser.add_argument("name", metavar="NAME", help="name of the new engine")
     parser.add_argument("path", metavar="PATH", type=Path, help="file or directory")

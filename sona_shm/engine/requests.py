@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from sona_shm import _core
 from sona_shm.config import SonaConfig
+from sona_shm.errors import SonaError
 from sona_shm.loops.engine_memory import config_of
 from sona_shm.loops.instant import InstantLoop
 from sona_shm.shm.memory import EngineMemory
@@ -106,10 +107,14 @@ class Requests(_core.Reader):
         """
         instant = self.instant
         lane = instant._lane or instant._claim()
-        if allowed is None:
-            decision_id, index, propensity = lane.decide(x)
-        else:
-            decision_id, index, propensity = lane.decide(x, self._mask(allowed))
+        try:
+            if allowed is None:
+                decision_id, index, propensity = lane.decide(x)
+            else:
+                decision_id, index, propensity = lane.decide(x, self._mask(allowed))
+        except SonaError as error:
+            self._memory.errors.note("route", error)
+            raise
         try:
             name = instant.routes.names[index]
         except IndexError:
@@ -206,9 +211,13 @@ class Requests(_core.Reader):
         """
         instant = self.instant
         lane = instant._lane or instant._claim()
-        if latency_ms is None and tokens is None:
-            return instant._put(lane.feedback(id, quality))
-        return instant._put(lane.feedback(id, quality, latency_ms, tokens))
+        try:
+            if latency_ms is None and tokens is None:
+                return instant._put(lane.feedback(id, quality))
+            return instant._put(lane.feedback(id, quality, latency_ms, tokens))
+        except SonaError as error:
+            self._memory.errors.note("feedback", error)
+            raise
 
     def observe(
         self,
@@ -253,8 +262,12 @@ class Requests(_core.Reader):
         """
         instant = self.instant
         lane = instant._lane or instant._claim()
-        index = instant.routes.index_of(route)
-        return instant._put(lane.observe(x, index, quality, latency_ms, tokens))
+        try:
+            index = instant.routes.index_of(route)
+            return instant._put(lane.observe(x, index, quality, latency_ms, tokens))
+        except SonaError as error:
+            self._memory.errors.note("observe", error)
+            raise
 
     # ---- trajectories ----
 
@@ -312,7 +325,11 @@ class Requests(_core.Reader):
         True
         >>> sona.Engine.destroy("doc-record")
         """
-        return self.instant.on_trajectory(trajectory)
+        try:
+            return self.instant.on_trajectory(trajectory)
+        except SonaError as error:
+            self._memory.errors.note("record", error)
+            raise
 
     def flush(self, timeout: float = 1.0) -> bool:
         """Have everything recorded so far learned and published; see `InstantLoop.flush`.

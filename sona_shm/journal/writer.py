@@ -78,6 +78,7 @@ class JournalWriter:
         self._synced = time.monotonic()
         self._pack = msgpack.Packer(autoreset=False)
         self.written = self.dropped = 0
+        self.last_error: OSError | None = None
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._begin_file()
@@ -135,6 +136,7 @@ class JournalWriter:
                 self.sync()
         except OSError as error:
             self.dropped += len(records)
+            self.last_error = error
             self._abandon_file()
             logger.error("%d records were not journaled: %s", len(records), error)
 

@@ -145,10 +145,12 @@ class BackgroundLoop:
             cycle.refit = self._repeat(cycle.findings)
             cycle.seconds["repeating"] = time.perf_counter() - started
         except BadFindings as error:
+            self._memory.errors.note("background cycle", error)
             cycle.problem = str(error)
         except Exception as error:
             # The learner counts it as cycles_failed, and goes on with what there is.
             logger.exception("a cycle of Loop B has failed")
+            self._memory.errors.note("background cycle", error)
             cycle.problem = repr(error)
         except BaseException:
             # Ctrl-C where learning is inline: a part of a cycle is none.

@@ -117,9 +117,9 @@ class DrainLoop:
                 ewc=config.ewc_lambda,
                 default_quality=float("nan") if default is None else default,
                 feedback_timeout=config.feedback_timeout_s,
-                reward=reward_hook(options.reward, self._route_name),
+                reward=reward_hook(options.reward, self._route_name, memory.errors.note),
             )
-            self._refit = Refit(self._core, config.hidden_dim, config.pattern_clusters)
+            self._refit = Refit(memory, config, self._core)
             # Who keeps trajectories learns in the process that records them.
             self.background = BackgroundLoop(memory, config, self._core, beside=not keep)
             memory.at_close(self._refit.wait)

@@ -13,7 +13,7 @@ from typing import Final
 
 from sona_shm import _core
 from sona_shm.config import SonaConfig
-from sona_shm.errors import ConfigError, NotTheLearner
+from sona_shm.errors import ConfigError, NoFreeLaneError, NotTheLearner
 from sona_shm.learning.lora import MicroLoRA
 from sona_shm.learning.policy import policy_strength
 from sona_shm.learning.snapshot import Snapshot
@@ -124,7 +124,11 @@ class InstantLoop:
                 return self._lane
             memory, config = self._memory, self._config
             self.routes.refresh()
-            index = memory.claim_lane()
+            try:
+                index = memory.claim_lane()
+            except NoFreeLaneError as error:
+                memory.errors.note("claim a lane", error)
+                raise
             generation = int(memory.owner(index)["generation"])
             self._lane_index = index
             self._lane = _core.Lane(

@@ -33,6 +33,7 @@ class LearnerJournal:
         self, directory: Path, memory: EngineMemory, config: SonaConfig, core: _core.Learner
     ) -> None:
         self._core = core
+        self._errors = memory.errors
         self._geometry = memory.geometry
         self._decision = decision_dtype(config.hidden_dim, memory.sizes["allowed_words"])
         self._outcome = outcome_dtype()
@@ -55,6 +56,7 @@ class LearnerJournal:
         decisions, outcomes = self._core.take_journal()
         if not decisions and not outcomes:
             return
+        dropped = self._writer.dropped
         routes = self._current_routes()
         if routes != self._routes:
             self._routes = routes
@@ -62,6 +64,8 @@ class LearnerJournal:
         self._writer.append(
             np.frombuffer(decisions, self._decision), np.frombuffer(outcomes, self._outcome)
         )
+        if self._writer.dropped > dropped and self._writer.last_error is not None:
+            self._errors.note("journal", self._writer.last_error)
 
     def close(self) -> None:
         """Sync and close the file."""

@@ -18,6 +18,7 @@ from threadpoolctl import ThreadpoolController
 from sona_shm import _core
 from sona_shm.config import SonaConfig
 from sona_shm.learning.reasoning_bank import PatternFit, fit_patterns
+from sona_shm.shm.memory import EngineMemory
 
 if TYPE_CHECKING:
     from typing_extensions import CapsuleType
@@ -60,16 +61,16 @@ class Refit:
 
     Parameters
     ----------
+    memory : EngineMemory
+    config : SonaConfig
     core : _core.Learner
-    hidden_dim : int
-    clusters : int
-        Patterns at most.
     """
 
-    def __init__(self, core: _core.Learner, hidden_dim: int, clusters: int) -> None:
+    def __init__(self, memory: EngineMemory, config: SonaConfig, core: _core.Learner) -> None:
         self._core = core
-        self._hidden_dim = hidden_dim
-        self._clusters = clusters
+        self._errors = memory.errors
+        self._hidden_dim = config.hidden_dim
+        self._clusters = config.pattern_clusters
         self._thread: threading.Thread | None = None
         self._prepared: CapsuleType | None = None
 
@@ -105,6 +106,7 @@ class Refit:
             with one_thread():
                 fit = fit_patterns(embeddings, self._clusters, seed=self._core.refits)
             self._prepared = prepare(self._core, fit, len(embeddings), scheduled=True)
-        except Exception:
+        except Exception as error:
             # The learner counts it as refits_failed, and goes on with the patterns there are.
             logger.exception("refit %d has failed", self._core.refits)
+            self._errors.note("refit", error)

@@ -47,9 +47,11 @@ RewardFunction: TypeAlias = Callable[[Outcome], float]
 
 
 def reward_hook(
-    reward: RewardFunction | None, route_name: Callable[[int], str]
+    reward: RewardFunction | None,
+    route_name: Callable[[int], str],
+    note: Callable[[str, Exception], None],
 ) -> Callable[[int, float, float, int, int], float] | None:
-    """The function in the form that the compiled core calls."""
+    """The function in the form that the compiled core calls; what it raises is noted."""
     if reward is None:
         return None
     names: dict[int, str] = {}
@@ -63,7 +65,8 @@ def reward_hook(
         outcome = Outcome(names[route], quality, price, latency_ms, tokens or None)
         try:
             return float(reward(outcome))
-        except Exception:
+        except Exception as error:
+            note("reward", error)
             if time.monotonic() >= quiet_until:
                 logger.exception("the reward of %s has failed; its outcome is not learned", outcome)
                 quiet_until = time.monotonic() + _LOG_SECONDS

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from sona_shm.learning.consolidation import largest_shift
 from sona_shm.learning.snapshot import Patterns, RouteRow, Snapshot
 from sona_shm.loops.metrics import InstantLoopMetrics
+from sona_shm.monitor.decisions import RecentChoices, recent_choices
+from sona_shm.shm.diagnostics import NotedError
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.memory import EngineMemory
+
+#: Counters of what was lost, refused or given up, `EngineStats.dropped` beside them.
+LOSSES: Final = (
+    "feedback_duplicate",
+    "feedback_expired",
+    "feedback_unknown",
+    "nonfinite_skipped",
+    "records_corrupt",
+    "records_lost",
+    "lanes_quarantined",
+    "reward_failed",
+    "routes_refused",
+    "refits_failed",
+    "reservoir_corrupt",
+    "journal_missed",
+    "cycles_failed",
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,10 +85,14 @@ class RouteStats:
         Their mean reward, cost subtracted; 0.0 before the first.
     mean_latency_ms, mean_tokens : float or None
         Of the feedback that told them.
+    share : float
+        Part of the recent decisions of living workers (of all, if none lives) that chose it.
+    propensity : float or None
+        Mean probability with which they did; None if none did.
 
     Examples
     --------
-    >>> RouteStats("small", True, 0.01, 3, 0.5, None, None).outcomes
+    >>> RouteStats("small", True, 0.01, 3, 0.5, None, None, 0.0, None).outcomes
     3
     """
 
@@ -76,6 +103,8 @@ class RouteStats:
     mean_reward: float
     mean_latency_ms: float | None
     mean_tokens: float | None
+    share: float
+    propensity: float | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,6 +122,12 @@ class EngineStats:
         Whether a living process holds the lease.
     learner_pid : int
         Of the last one, for people only.
+    learner_seconds : float or None
+        Since the last one took the lease; None if there never was one.
+    learner_terms : int
+        How often a learner took the lease.
+    standby_alive : bool
+        Whether a living process waits for the lease.
     seconds_since_publish : float or None
         None before the first publication.
     recorded : int
@@ -115,6 +150,13 @@ class EngineStats:
         Known ones that the stream of requests goes through; 0 before the first outcome.
     task : int
         Index of the one that is learned now.
+    adapter_shift : dict of str to (float or None)
+        The largest length by which each adapter, ``micro`` and ``base``, moves an embedding of
+        length 1; None where it is not finite.
+    errors : list of NotedError
+        Distinct errors of all processes, the dead included, the latest first.
+    errors_unlisted : int
+        Errors for whose kind there was no room.
 
     Examples
     --------
@@ -131,6 +173,9 @@ class EngineStats:
     version: int
     learner_alive: bool
     learner_pid: int
+    learner_seconds: float | None
+    learner_terms: int
+    standby_alive: bool
     seconds_since_publish: float | None
     recorded: int
     dropped: int
@@ -143,6 +188,23 @@ class EngineStats:
     patterns: int
     tasks: int
     task: int
+    adapter_shift: dict[str, float | None]
+    errors: list[NotedError]
+    errors_unlisted: int
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """What was lost, refused or given up, by name.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> with sona.Engine.create("doc-losses", sona.SonaConfig(hidden_dim=2)) as engine:
+        ...     engine.stats().losses["dropped"]
+        0
+        >>> sona.Engine.destroy("doc-losses")
+        """
+        return {"dropped": self.dropped} | {name: getattr(self.counters, name) for name in LOSSES}
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON.
@@ -155,7 +217,7 @@ class EngineStats:
         0
         >>> sona.Engine.destroy("doc-plain")
         """
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"losses": self.losses}
 
 
 _COUNTS = ("trajectories", "feedbacks", "dropped", "decisions")
@@ -201,7 +263,7 @@ def _lane(
     return row, former
 
 
-def _route(row: RouteRow) -> RouteStats:
+def _route(row: RouteRow, choices: RecentChoices) -> RouteStats:
     return RouteStats(
         name=row.name,
         active=row.active,
@@ -210,18 +272,31 @@ def _route(row: RouteRow) -> RouteStats:
         mean_reward=row.reward_mean,
         mean_latency_ms=row.latency_ms,
         mean_tokens=row.tokens,
+        share=choices.share,
+        propensity=choices.propensity,
     )
+
+
+def _shift(a: NDArray[np.float32], b: NDArray[np.float32]) -> float | None:
+    return largest_shift((a, b)) if np.isfinite(a).all() and np.isfinite(b).all() else None
+
+
+def _seconds_since(memory: EngineMemory, word: str) -> float | None:
+    nanoseconds = memory.control.load(OFFSETS[f"control_header.{word}"])
+    return (time.time_ns() - nanoseconds) / 1e9 if nanoseconds else None
 
 
 def collect(memory: EngineMemory, block: bytes, slow: bytes) -> EngineStats:
     """Read everything once; writes nothing."""
     lease, alive = memory.lock_states()
-    snapshot = Snapshot(block, memory.geometry)
+    snapshot, patterns = Snapshot(block, memory.geometry), Patterns(slow, memory.geometry)
     learned = snapshot.lane_positions()
     rows = [_lane(memory, i, alive[i], learned[i]) for i in range(memory.geometry.max_workers)]
     lanes = [row for row, _ in rows]
     retired = {count: sum(former[count] for _, former in rows) for count in _COUNTS}
-    published_ns = memory.control.load(OFFSETS["control_header.published_ns"])
+    living = [index for index, lives in enumerate(alive) if lives]
+    choices = recent_choices(memory, living or list(range(len(alive))))
+    never = RecentChoices(0.0, None)
     retired_recorded = retired["trajectories"] + retired["feedbacks"]
     return EngineStats(
         name=memory.names.engine,
@@ -229,7 +304,10 @@ def collect(memory: EngineMemory, block: bytes, slow: bytes) -> EngineStats:
         version=snapshot.version,
         learner_alive=lease,
         learner_pid=memory.control.load(OFFSETS["control_header.learner_pid"]),
-        seconds_since_publish=(time.time_ns() - published_ns) / 1e9 if published_ns else None,
+        learner_seconds=_seconds_since(memory, "learner_since_ns"),
+        learner_terms=memory.control.load(OFFSETS["control_header.learner_terms"]),
+        standby_alive=memory.has_standby,
+        seconds_since_publish=_seconds_since(memory, "published_ns"),
         recorded=retired_recorded + sum(lane.recorded for lane in lanes),
         dropped=retired["dropped"] + sum(lane.dropped for lane in lanes),
         decisions=retired["decisions"] + sum(lane.decisions for lane in lanes),
@@ -246,9 +324,15 @@ def collect(memory: EngineMemory, block: bytes, slow: bytes) -> EngineStats:
         ),
         lanes=[lane for lane in lanes if lane.alive or lane.backlog_bytes or lane.quarantined],
         counters=InstantLoopMetrics(**snapshot.counters),
-        routes=[_route(row) for row in snapshot.routes()],
+        routes=[_route(row, choices.get(i, never)) for i, row in enumerate(snapshot.routes())],
         expert_weights=snapshot.expert_weights,
-        patterns=Patterns(slow, memory.geometry).count,
+        patterns=patterns.count,
         tasks=snapshot.task.known,
         task=snapshot.task.current,
+        adapter_shift={
+            "micro": _shift(snapshot.micro_a, snapshot.micro_b),
+            "base": _shift(patterns.base_a, patterns.base_b),
+        },
+        errors=memory.errors.entries(),
+        errors_unlisted=memory.errors.unlisted,
     )

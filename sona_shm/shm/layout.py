@@ -6,6 +6,7 @@ exports its offsets and computes the sizes, so Python cannot disagree with C.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -47,3 +48,15 @@ class Geometry(NamedTuple):
 @lru_cache(maxsize=64)
 def _sizes(geometry: Geometry) -> dict[str, int]:
     return _core.geometry_sizes(tuple(geometry))
+
+
+def typical_record_bytes(hidden_dim: int) -> int:
+    """What a trajectory of one step takes in a lane.
+
+    Examples
+    --------
+    >>> typical_record_bytes(256) % CACHE_LINE
+    0
+    """
+    record = RECORD_HEADER_BYTES + STEP_HEADER_BYTES + 2 * 4 * hidden_dim
+    return math.ceil(record / CACHE_LINE) * CACHE_LINE

@@ -10,6 +10,7 @@ close it (never unlock it, which would release the parent's); see fork.py.
 ======================  =========================================================
 byte                    who holds it
 ======================  =========================================================
+``STANDBY_BYTE``        one of those who wait for the lease, so that people see it
 ``LEASE_BYTE``          the learner
 ``LANE_BYTE + i``       the worker that records into lane i
 ======================  =========================================================
@@ -31,6 +32,7 @@ from sona_shm.errors import EngineForbidden, EngineNotReady
 from sona_shm.shm import fork
 from sona_shm.shm.names import Names
 
+STANDBY_BYTE: Final = (1 << 40) - 1
 LEASE_BYTE: Final = 1 << 40
 LANE_BYTE: Final = LEASE_BYTE + 1
 # struct flock of 64-bit Linux: type, whence, start, length, pid

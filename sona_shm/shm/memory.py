@@ -24,11 +24,13 @@ from sona_shm.errors import (
     NoFreeLaneError,
 )
 from sona_shm.shm import fork
+from sona_shm.shm.diagnostics import ErrorTable
 from sona_shm.shm.layout import LAYOUT_VERSION, MAGIC, OFFSETS, SEGMENT_KINDS, Geometry
 from sona_shm.shm.locks import (
     LANE_BYTE,
     LEASE_BYTE,
     POLL_SECONDS,
+    STANDBY_BYTE,
     forbidden,
     is_locked,
     lifecycle_is_locked,
@@ -83,6 +85,7 @@ class EngineMemory:
         self.geometry = Geometry._make(self.control.load(word) for word in words)
         self.sizes = self._checked_sizes()
         self.config = self._checked_config(control)
+        self.errors = ErrorTable(self)
         ring = self._attach("ring", self.names.ring)
         weights = self._attach("weights", self.names.weights)
         for kind, segment in (("ring", ring), ("weights", weights)):
@@ -222,6 +225,26 @@ class EngineMemory:
     def try_lease(self) -> bool:
         """Become the learner, unless another process (or this one already) is."""
         return self._try_hold(LEASE_BYTE)
+
+    def stand_by(self) -> None:
+        """Be seen to wait for the lease, unless another process is already."""
+        if STANDBY_BYTE not in self._held:
+            self._try_hold(STANDBY_BYTE)
+
+    def end_standby(self) -> None:
+        """Cease to be seen to wait."""
+        if STANDBY_BYTE in self._held:
+            self._release(STANDBY_BYTE)
+
+    @property
+    def has_standby(self) -> bool:
+        """Whether a living process waits for the lease."""
+        with fork.guard:
+            descriptor = self._open_control()
+            try:
+                return is_locked(descriptor, STANDBY_BYTE)
+            finally:
+                os.close(descriptor)
 
     def try_everything(self) -> bool:
         """Lock the lease and all lanes at once; False if a living process has one of them."""

@@ -70,7 +70,7 @@ def create_segment(name: str, size: int) -> shared_memory.SharedMemory:
             error.errno,
             f"{name} needs {size:,} bytes of shared memory and {free.f_bavail * free.f_frsize:,} "
             "are free; lower trajectory_capacity, pending_decisions or max_workers "
-            "(SonaConfig.nbytes() tells the size), or enlarge /dev/shm (docker run --shm-size)",
+            "(sona size tells what takes how much), or enlarge /dev/shm (docker run --shm-size)",
         ) from None
     finally:
         os.close(descriptor)

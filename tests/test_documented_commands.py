@@ -1,0 +1,150 @@
+"""Every command in the documents is run, or has a place that runs it.
+
+A new command is one line of the table: the command as the document has it, and a way to run it
+(tests/documented_ways.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.documented_ways import (
+    Place,
+    Way,
+    a_checkpoint,
+    a_checkpoint_and_its_engine,
+    a_journal,
+    a_learner,
+    adding_a_user,
+    an_engine,
+    as_written,
+    command_exists,
+    daemon,
+    docker_knows,
+    elsewhere,
+    in_a_container,
+    installing,
+    learner_is_up,
+    no_engine,
+    of_systemd,
+    programs_of_target,
+    saver_is_up,
+    script,
+    soon,
+)
+from tests.documents import commands
+
+SHM: Final = "-v ./engine.toml:/etc/sona/router.toml:ro"
+CREATE: Final = "learner router --create /etc/sona/router.toml"
+
+WAYS: Final[dict[str, Way]] = {
+    # ---- sona ----
+    "sona demo --data FILE.npz": as_written(no_engine, says="last quarter"),
+    "sona destroy": command_exists,
+    "sona destroy --dead": soon,
+    "sona destroy NAME": as_written(an_engine),
+    "sona destroy loop-…": as_written(an_engine),
+    "sona destroy router": as_written(an_engine),
+    "sona doctor": soon,
+    "sona export NAME DIR": as_written(an_engine, says="preference pairs"),
+    "sona export router DIR": as_written(an_engine, says="preference pairs"),
+    "sona learn NAME": as_written(a_learner, says="learned from 200 outcomes"),
+    "sona learn router": as_written(a_learner, says="learned from 200 outcomes"),
+    "sona learner": command_exists,
+    "sona learner NAME --reward MODULE:FUNCTION": daemon(an_engine, learner_is_up),
+    "sona learner router --create engine.toml --checkpoint /var/lib/sona/router": daemon(
+        a_checkpoint, learner_is_up
+    ),
+    "sona learner router --create engine.toml --checkpoint /var/lib/sona/router "
+    "--journal /var/log/sona/router": daemon(a_checkpoint, learner_is_up),
+    "sona learner router --create engine.toml --checkpoint DIR --journal DIR": daemon(
+        no_engine, learner_is_up
+    ),
+    "sona replay": command_exists,
+    "sona replay DIR --config other.toml": as_written(a_journal, says="doubly robust"),
+    "sona replay DIR --set policy=thompson": as_written(a_journal, says="doubly robust"),
+    "sona restore": command_exists,
+    "sona restore router /var/lib/sona/router --replace --set max_workers=64": as_written(
+        a_checkpoint_and_its_engine, says="restored"
+    ),
+    "sona restore router FILE": as_written(a_checkpoint, says="200 outcomes"),
+    "sona restore router FILE --replace": as_written(a_checkpoint_and_its_engine, says="restored"),
+    "sona restore router FILE --set max_workers=64": as_written(a_checkpoint, says="restored"),
+    "sona save": command_exists,
+    "sona save router DIR --every 60 --keep 10": daemon(an_engine, saver_is_up),
+    "sona save router FILE": as_written(an_engine, says="FILE"),
+    "sona serve": soon,
+    "sona size": as_written(no_engine, says="it fits"),
+    "sona size --rate 50": as_written(no_engine, says="for its feedback"),
+    "sona size engine.toml": as_written(no_engine, says="--shm-size=64m"),
+    "sona size engine.toml --rate 50": as_written(no_engine, says="20.5 s"),
+    "sona size engine.toml --set max_workers=64 --json": as_written(no_engine, says='"fits"'),
+    "sona stats": command_exists,
+    "sona stats router": as_written(an_engine, says="outcomes_learned"),
+    "sona top": soon,
+    # ---- make ----
+    ".ci/run": script,
+    "make bench": programs_of_target("--help"),
+    "make bench-routing": programs_of_target("--help"),
+    "make demo": elsewhere("tests/test_demo.py", 'sona_command("demo"'),
+    "make docs": elsewhere(".ci/run", "make docs"),
+    "make lint": elsewhere(".ci/run", "make lint"),
+    "make test": elsewhere(".ci/run", "make test"),
+    "make test-peft": elsewhere("tests/test_peft.py", "make test-peft"),
+    "make torture": programs_of_target("--help"),
+    # ---- systemd ----
+    "journalctl -u sona-learner@router": of_systemd,
+    "loginctl enable-linger USER": of_systemd,
+    "systemctl daemon-reload": of_systemd,
+    "systemctl edit sona-learner@router": of_systemd,
+    "systemctl enable --now sona-learner@router": of_systemd,
+    "systemctl enable --now sona-serve@router": of_systemd,
+    "systemctl stop sona-learner@router": of_systemd,
+    "python3 -m venv /opt/sona": elsewhere("Makefile", "-m venv"),
+    "/opt/sona/bin/pip install .": elsewhere("tools/docker/Dockerfile", "pip install"),
+    "useradd --system --no-create-home --shell /usr/sbin/nologin sona": adding_a_user,
+    "install -D -m 0644 engine.toml /etc/sona/router.toml": installing(),
+    "install -m 0644 tools/systemd/*.service /etc/systemd/system/": installing(
+        "mkdir -p /etc/systemd/system"
+    ),
+    # ---- containers ----
+    "docker build -f tools/docker/Dockerfile -t sona-shm .": elsewhere(
+        "tests/test_containers.py", "test_an_image_can_be_built"
+    ),
+    "docker compose -f tools/docker/compose.yaml up --build": elsewhere(
+        "tests/test_containers.py", 'parsed("compose.yaml")'
+    ),
+    "docker compose -f tools/docker/compose.yaml exec learner sona stats router": elsewhere(
+        "tests/test_containers.py", 'parsed("compose.yaml")'
+    ),
+    "docker run": docker_knows,
+    "docker stop": docker_knows,
+    "docker run --rm sona-shm size": in_a_container(no_engine),
+    f"docker run --rm --shm-size=128m {SHM} sona-shm {CREATE}": in_a_container(no_engine),
+    "docker run -d --name router-memory --init --ipc=shareable --shm-size=128m --entrypoint sleep "
+    "sona-shm infinity": in_a_container(no_engine),
+    f"docker run -d --name router-learner --ipc=container:router-memory {SHM} "
+    f"-v router-checkpoints:/var/lib/sona sona-shm {CREATE} --checkpoint "
+    "/var/lib/sona/router": in_a_container(no_engine),
+    "docker run --rm --ipc=container:router-memory sona-shm stats router": in_a_container(
+        an_engine
+    ),
+}
+DOCUMENTED: Final = commands()
+
+
+def test_every_documented_command_has_a_way_to_run_it() -> None:
+    without = {command: files for command, files in DOCUMENTED.items() if command not in WAYS}
+    assert without == {}
+
+
+def test_every_way_is_of_a_documented_command() -> None:
+    assert [command for command in WAYS if command not in DOCUMENTED] == []
+
+
+@pytest.mark.parametrize("command", sorted(WAYS))
+def test_it_does_what_the_document_says(command: str, name: str, tmp_path: Path) -> None:
+    WAYS[command](command, Place(name, tmp_path))
