@@ -101,7 +101,7 @@ def test_nothing_fails_and_nothing_is_lost(
 def check_answers(reports: list[Report]) -> None:
     assert [refusal for report in reports for refusal in report.refused] == []
     assert sum(report.acknowledged for report in reports) == CHATS
-    assert sum(report.cross_worker for report in reports) > CHATS // 4
+    assert sum(report.cross_worker for report in reports) > CHATS // 10
     assert sum(report.chat_cut_off + report.feedback_cut_off for report in reports) > 0
     early, late = (
         np.mean([report.rewards[part] for report in reports])
