@@ -150,6 +150,9 @@ class SonaConfig:
         Decisions that each worker's slots remember for late feedback.
     seed : int or None
         Makes every lane's choices reproducible; None takes them from the system.
+    group : str
+        Unix group whose members may attach, record and learn; empty: only the user who creates
+        the engine.
 
     Examples
     --------
@@ -188,6 +191,7 @@ class SonaConfig:
     max_workers: int = 16
     pending_decisions: int = 1024
     seed: int | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         _integer("hidden_dim", self.hidden_dim, 1, 65536)
@@ -218,6 +222,8 @@ class SonaConfig:
         _integer("pending_decisions", self.pending_decisions, 1, 1 << 24)
         if self.seed is not None:
             _integer("seed", self.seed, 0, 2**63 - 1)
+        if not isinstance(self.group, str) or "\0" in self.group or len(self.group) > 256:
+            raise ConfigError(f"group is {self.group!r}, expected the name of a Unix group, or ''")
         self._check_experts()
         self._check_routes()
         self.geometry()

@@ -14,6 +14,7 @@
     ├── EngineClosed            (RuntimeError)       use after close()
     ├── EngineNotFound          (FileNotFoundError)  no engine of that name
     ├── EngineExists            (FileExistsError)    an engine of that name is there already
+    ├── EngineInUse             (EngineExists)       living workers or a learner use the engine
     ├── EngineNotReady          (TimeoutError)       half-made, or still being made
     ├── LayoutMismatch          (RuntimeError)       made by another version of this package
     ├── CorruptSegment          (RuntimeError)       what is in shared memory cannot be right
@@ -175,6 +176,16 @@ class EngineExists(SonaError, FileExistsError):
     """
 
 
+class EngineInUse(EngineExists):
+    """Living workers or a learner use the engine, so it is neither replaced nor removed.
+
+    Examples
+    --------
+    >>> issubclass(EngineInUse, EngineExists)
+    True
+    """
+
+
 class EngineNotReady(SonaError, TimeoutError):
     """The engine is still being made, or its creator died before it was done.
 
@@ -206,7 +217,7 @@ class CorruptSegment(SonaError, RuntimeError):
 
 
 class EngineForbidden(SonaError, PermissionError):
-    """The engine belongs to another user: its memory has mode 0600.
+    """The engine belongs to another user, who does not share it, or alone may remove it.
 
     Examples
     --------

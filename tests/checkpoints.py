@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Final
 
 import numpy as np
@@ -85,3 +86,8 @@ def assert_books_agree(stats: sona.EngineStats) -> None:
         + counters.routes_refused
     )
     assert counters.outcomes_learned == sum(route.outcomes for route in stats.routes)
+
+
+def learned(routes: list[sona.RouteStats]) -> list[sona.RouteStats]:
+    """What was learned about routes, without the workers' recent decisions."""
+    return [dataclasses.replace(route, share=0.0, propensity=None) for route in routes]

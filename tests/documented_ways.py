@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import io
 import os
 import re
@@ -10,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,6 +24,7 @@ from sona_shm.cli.main import build_parser
 from sona_shm.shm.waiting import wait_until
 from tests.children import PATIENCE
 from tests.conftest import ROOT
+from tests.private_shm import run_in_private_shm
 from tests.web.servers import server
 
 BIN: Final = Path(sys.executable).parent
@@ -39,7 +41,7 @@ cost = 1.0
 """
 #: Placeholders of documents; absolute paths come to lie below the test's own directory.
 _ROOTS: Final = re.compile(r"(?<![\w.])/(?=(?:var|etc|opt)/)")
-_ENGINE: Final = re.compile(r"\b(?:(?:router|NAME)\b(?![./-])|loop-…)")
+_ENGINE: Final = re.compile(r"\b(?:router|NAME)\b(?![./-])")
 
 
 class Place(NamedTuple):
@@ -323,13 +325,43 @@ def installing(prepare: str = "true") -> Way:
     return way
 
 
-def adding_a_user(command: str, place: Place) -> None:
-    """Adds to the password file of a directory of the test's own."""
-    if shutil.which("useradd") is None or os.geteuid() != 0:
-        pytest.skip("useradd needs root, and the package passwd")
-    etc = place.directory / "etc"
-    etc.mkdir()
-    for file in ("passwd", "group", "shadow", "gshadow"):
-        (etc / file).write_text("")
-    place.run(f"{command} --prefix {place.directory}")
-    assert "sona:" in (etc / "passwd").read_text()
+def with_a_group(setting: Setting) -> Way:
+    """As written, with a group that this host has and the caller is in."""
+
+    def way(command: str, place: Place) -> None:
+        as_written(setting)(
+            command.replace("=sona", f"={grp.getgrgid(os.getegid()).gr_name}"), place
+        )
+
+    return way
+
+
+def of_the_whole_host(code: str, *, says: str) -> Way:
+    """Looks at all engines of the host: run where /dev/shm has only those that `code` made."""
+
+    def way(command: str, _place: Place) -> None:
+        _, *arguments = command.split()
+        told = run_in_private_shm(
+            f"{code}\nfrom sona_shm.cli import main\nprint(main({arguments}))\n",
+            size="256m",
+        )
+        assert says in told
+
+    return way
+
+
+def of_users(files: Mapping[str, str], changed: str, adds: str) -> Way:
+    """Changes the files of users and groups, of a directory of the test's own."""
+
+    def way(command: str, place: Place) -> None:
+        program = command.split()[0]
+        if shutil.which(program) is None or os.geteuid() != 0:
+            pytest.skip(f"{program} needs root, and the package passwd")
+        etc = place.directory / "etc"
+        etc.mkdir()
+        for file in ("passwd", "group", "shadow", "gshadow"):
+            (etc / file).write_text(files.get(file, ""))
+        place.run(f"{command} --prefix {place.directory}")
+        assert adds in (etc / changed).read_text()
+
+    return way

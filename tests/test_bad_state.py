@@ -71,7 +71,7 @@ def test_destroying_nothing_is_engine_not_found(name: str) -> None:
 def test_a_name_that_is_in_use_is_engine_exists(name: str) -> None:
     with create(name) as engine:
         engine.record(trajectory())
-        with refused(engine, sona.EngineExists, FileExistsError, repr(name), "1 workers"):
+        with refused(engine, sona.EngineInUse, FileExistsError, repr(name), "worker "):
             sona.Engine.create(name, sona.SonaConfig(hidden_dim=DIM), replace=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -22,7 +21,7 @@ import sona_shm as sona
 from sona_shm.checkpoint.format import read_checkpoint
 from sona_shm.checkpoint.rotation import list_checkpoints
 from sona_shm.shm.waiting import wait_until
-from tests.checkpoints import embedding, learn_something, small_config, state_of
+from tests.checkpoints import embedding, learn_something, learned, small_config, state_of
 from tests.children import PATIENCE
 from tests.conftest import leftovers
 from tests.test_cli import attach_when_created, sona_command, start_learner
@@ -113,11 +112,6 @@ def greedy_reward(
     """Mean reward of the best predicted route, and the predictions; nothing is learned."""
     predicted = np.stack([engine.predict(row).reward for row in x])
     return float(np.mean(predicted.argmax(axis=1) == wanted)), predicted
-
-
-def learned(routes: list[sona.RouteStats]) -> list[sona.RouteStats]:
-    """What was learned about routes, without the workers' recent decisions."""
-    return [dataclasses.replace(route, share=0.0, propensity=None) for route in routes]
 
 
 def test_a_host_that_was_restarted_has_the_reward_it_had(

@@ -21,6 +21,7 @@ from tests.checkpoints import (
     assert_books_agree,
     embedding,
     learn_something,
+    learned,
     small_config,
     state_of,
 )
@@ -172,7 +173,7 @@ def test_another_embedding_keeps_what_does_not_depend_on_it(
     before = engine.stats()
     with restored(engine, tmp_path, hidden_dim=5) as other:
         after = other.stats()
-        assert after.routes == before.routes
+        assert learned(after.routes) == learned(before.routes)
         assert after.counters == before.counters
         assert (after.recorded, after.version) == (before.recorded, before.version)
         assert after.patterns == 0

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import sona_shm as sona
+from sona_shm.cli.main import main
 from sona_shm.shm.waiting import wait_until
 from tests.conftest import leftovers
 
@@ -60,7 +61,17 @@ def config_file(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("demo",), ("size",), ("learner",), ("learn",), ("stats",), ("export",), ("destroy",)],
+    [
+        (),
+        ("demo",),
+        ("size",),
+        ("learner",),
+        ("learn",),
+        ("stats",),
+        ("export",),
+        ("doctor",),
+        ("destroy",),
+    ],
 )
 def test_help_says_what_the_command_does(command: tuple[str, ...]) -> None:
     done = sona_command(*command, "--help")
@@ -74,6 +85,7 @@ def test_help_says_what_the_command_does(command: tuple[str, ...]) -> None:
     [
         (),
         ("unknown",),
+        ("doctor", "a", "b"),
         ("stats",),
         ("export", "x"),
         ("demo", "--workers", "0"),
@@ -127,6 +139,44 @@ def test_destroy_refuses_while_in_use_and_force_does_not(name: str) -> None:
         assert f"learner {os.getpid()}" in refused.stderr
         assert sona_command("destroy", name, "--force").returncode == 0
     assert leftovers(name) == []
+
+
+def test_a_restore_over_an_engine_names_the_option(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "saved.safetensors"
+    with sona.Engine.create(name, sona.SonaConfig(hidden_dim=4)) as engine:
+        engine.save(file)
+    refused = sona_command("restore", name, str(file))
+    assert refused.returncode == 1
+    assert "give --replace" in refused.stderr
+    assert "replace=True" not in refused.stderr
+    with sona.Engine.attach(name) as engine:
+        engine.record(sona.QueryTrajectory(1, [0.0] * 4).finalize(0.9))
+        in_use = sona_command("restore", name, str(file), "--replace")
+        assert in_use.returncode == 1
+        assert f"in use by worker {os.getpid()}" in in_use.stderr
+    assert sona_command("restore", name, str(file), "--replace").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["restore", "x", "a\0b"],
+        ["save", "x", "a\0b"],
+        ["export", "x", "a\0b"],
+        ["replay", "a\0b"],
+        ["replay", "j", "--config", "a\0b"],
+        ["demo", "--data", "a\0b"],
+        ["learner", "x", "--create", "a\0b"],
+        ["learner", "x", "--checkpoint", "a\0b"],
+        ["learner", "x", "--journal", "a\0b"],
+    ],
+)
+def test_a_path_with_nul_exits_with_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert r"'a\x00b' is no path" in capsys.readouterr().err
 
 
 def test_destroy_removes_an_engine_that_nobody_uses(name: str) -> None:

@@ -57,7 +57,7 @@ def make(field: str, value: object) -> sona.SonaConfig:
 
 def test_every_field_is_covered_here() -> None:
     fields = {field.name for field in dataclasses.fields(sona.SonaConfig)}
-    assert fields == {*INTEGERS, *NUMBERS, *CHOICES, "routes", "experts"}
+    assert fields == {*INTEGERS, *NUMBERS, *CHOICES, "routes", "experts", "group"}
 
 
 @pytest.mark.parametrize("field", INTEGERS)
@@ -79,6 +79,12 @@ def test_an_integer_field_refuses(field: str, value: object) -> None:
     named = (field, f"is {value!r}", f"from {low} to {high}")
     with raises_exactly(sona.ConfigError, ValueError, *named):
         make(field, value)
+
+
+@pytest.mark.parametrize("value", [None, 7, b"staff", "a\0b", "x" * 257], ids=short)
+def test_a_group_that_is_no_name_is_refused(value: object) -> None:
+    with raises_exactly(sona.ConfigError, ValueError, "group is", "the name of a Unix group"):
+        make("group", value)
 
 
 @pytest.mark.parametrize("field", NUMBERS)

@@ -18,7 +18,6 @@ from tests.documented_ways import (
     a_checkpoint_and_its_engine,
     a_journal,
     a_learner,
-    adding_a_user,
     an_engine,
     as_written,
     command_exists,
@@ -31,25 +30,33 @@ from tests.documented_ways import (
     no_engine,
     of_systemd,
     of_the_router,
+    of_the_whole_host,
+    of_users,
     programs_of_target,
     saver_is_up,
     script,
     soon,
+    with_a_group,
 )
 from tests.documents import commands
 
 SHM: Final = "-v ./engine.toml:/etc/sona/router.toml:ro"
+#: An engine whose creator is dead.
+HALF_MADE: Final = """
+import posix_ipc
+posix_ipc.SharedMemory("/sona-left.c", flags=posix_ipc.O_CREX, size=8192)
+"""
 CREATE: Final = "learner router --create /etc/sona/router.toml"
 
 WAYS: Final[dict[str, Way]] = {
     # ---- sona ----
     "sona demo --data FILE.npz": as_written(no_engine, says="last quarter"),
     "sona destroy": command_exists,
-    "sona destroy --dead": soon,
+    "sona destroy --dead": of_the_whole_host(HALF_MADE, says="removed"),
     "sona destroy NAME": as_written(an_engine),
-    "sona destroy loop-…": as_written(an_engine),
     "sona destroy router": as_written(an_engine),
-    "sona doctor": soon,
+    "sona doctor": of_the_whole_host(HALF_MADE, says="half-made"),
+    "sona doctor router": as_written(a_learner, says="learner"),
     "sona export NAME DIR": as_written(an_engine, says="preference pairs"),
     "sona export router DIR": as_written(an_engine, says="preference pairs"),
     "sona learn NAME": as_written(a_learner, says="learned from 200 outcomes"),
@@ -73,6 +80,9 @@ WAYS: Final[dict[str, Way]] = {
     ),
     "sona restore router FILE": as_written(a_checkpoint, says="200 outcomes"),
     "sona restore router FILE --replace": as_written(a_checkpoint_and_its_engine, says="restored"),
+    "sona restore router FILE --replace --set group=sona": with_a_group(
+        a_checkpoint_and_its_engine
+    ),
     "sona restore router FILE --set max_workers=64": as_written(a_checkpoint, says="restored"),
     "sona save": command_exists,
     "sona save router DIR --every 60 --keep 10": daemon(an_engine, saver_is_up),
@@ -116,7 +126,15 @@ WAYS: Final[dict[str, Way]] = {
     "systemctl stop sona-learner@router": of_systemd,
     "python3 -m venv /opt/sona": elsewhere("Makefile", "-m venv"),
     "/opt/sona/bin/pip install .": elsewhere("tools/docker/Dockerfile", "pip install"),
-    "useradd --system --no-create-home --shell /usr/sbin/nologin sona": adding_a_user,
+    "useradd --system --no-create-home --shell /usr/sbin/nologin sona": of_users(
+        {}, "passwd", adds="sona:"
+    ),
+    "groupadd sona": of_users({}, "group", adds="sona:"),
+    "usermod -aG sona alice": of_users(
+        {"passwd": "alice:x:1000:1000::/:/bin/sh\n", "group": "sona:x:990:\nalice:x:1000:\n"},
+        "group",
+        adds="sona:x:990:alice",
+    ),
     "install -D -m 0644 engine.toml /etc/sona/router.toml": installing(),
     "install -m 0644 tools/systemd/*.service /etc/systemd/system/": installing(
         "mkdir -p /etc/systemd/system"

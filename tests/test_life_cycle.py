@@ -197,7 +197,9 @@ def test_a_taken_name(name: str) -> None:
     with sona.Engine.create(name, SMALL, learner="inline") as engine:
         engine.record(trajectory())
         for replace in (False, True):
-            with pytest.raises(sona.EngineExists, match="1 workers and a learner use it"):
+            with pytest.raises(
+                sona.EngineInUse, match=f"worker {os.getpid()}, learner {os.getpid()}"
+            ):
                 sona.Engine.create(name, SMALL, replace=replace)
         assert engine.record(trajectory())
     with pytest.raises(sona.EngineExists, match=r"nobody uses it.*replace=True"):
@@ -328,6 +330,25 @@ def test_a_creator_that_ends_or_is_killed_leaves_its_engine(name: str) -> None:
     creator.communicate(timeout=PATIENCE)
     with sona.Engine.attach(name) as engine:
         assert engine.stats().recorded == 1
+
+
+def test_a_process_that_cannot_map_an_engine_unlinks_nothing(name: str) -> None:
+    with made(name):
+        run_child(
+            """
+            import resource
+            resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+            filler = []
+            while True:  # until there is no room to map another segment
+                try:
+                    filler.append(sona.Engine.attach(name))
+                except OSError as error:
+                    assert error.errno == 12, error
+                    break
+            os._exit(0)
+            """,
+            name,
+        )
 
 
 def test_segments_are_private_at_any_umask(name: str) -> None:

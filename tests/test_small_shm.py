@@ -1,43 +1,8 @@
-"""A shared-memory file system that is too small: an error at create, and nothing left behind.
-
-The file system is a tmpfs of our own over /dev/shm, in a mount namespace of our own.
-"""
+"""A shared-memory file system that is too small: an error at create, and nothing left behind."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
-import pytest
-
-from tests.children import ENVIRONMENT, PATIENCE, PREAMBLE
-from tests.conftest import ROOT
-
-MOUNT = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
-
-
-def run_in_small_shm(code: str) -> str:
-    """Run Python where /dev/shm has one mebibyte."""
-    python = f'{MOUNT} && exec "$0" "$@"'
-    permitted = ["unshare", "-m", "sh", "-c", MOUNT]
-    try:
-        probe = subprocess.run(permitted, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no unshare command: cannot mount a small /dev/shm")
-    if probe.returncode != 0:
-        pytest.skip(f"cannot mount a small /dev/shm here: {probe.stderr.strip()}")
-    answer = subprocess.run(
-        ["unshare", "-m", "sh", "-c", python, sys.executable, "-c", PREAMBLE + code, "small"],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        cwd=ROOT,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert (answer.returncode, answer.stderr) == (0, ""), answer.stderr
-    return answer.stdout
-
+from tests.private_shm import run_in_private_shm
 
 TOO_LARGE = """
 config = sona.SonaConfig(hidden_dim=256, routes=[sona.Route("a")])
@@ -53,7 +18,7 @@ else:
 
 
 def test_the_error_names_both_sizes_and_leaves_nothing() -> None:
-    output = run_in_small_shm(
+    output = run_in_private_shm(
         TOO_LARGE
         + """
 sizes = config.geometry().sizes()
@@ -70,7 +35,7 @@ print(os.listdir("/dev/shm"), os.statvfs("/dev/shm").f_bfree * 4096)
 
 
 def test_a_smaller_engine_works_afterwards() -> None:
-    output = run_in_small_shm(
+    output = run_in_private_shm(
         TOO_LARGE
         + """
 config = sona.SonaConfig(hidden_dim=16, trajectory_capacity=100, max_workers=2, reservoir=64,
@@ -89,7 +54,7 @@ print(os.listdir("/dev/shm"))
 
 def test_an_engine_that_lost_the_race_for_the_last_memory_is_removed_whole() -> None:
     """Control fits, and the ring does not: control must not stay."""
-    output = run_in_small_shm(
+    output = run_in_private_shm(
         """
 config = sona.SonaConfig(hidden_dim=16, trajectory_capacity=100, max_workers=2,
                          pending_decisions=64)

@@ -58,6 +58,7 @@ _Static_assert(sizeof(struct segment_identity) == CACHE_LINE, "one line");
  *                                                                 on; set before its locks fall
  *                                                                 free, so no claim overlooks it
  * geometry, config_* creator, before ready      attachers         plain, ordered by ready
+ * created_ns         creator, before ready      people            plain; 0 where it is not known
  * next_trajectory_id any process, fetch_add     the same          acq_rel: uniqueness would do
  * flush_requested    any process, fetch_add     learner           acq_rel/acquire: a request
  *                                                                 follows the records it means
@@ -79,7 +80,8 @@ struct control_header {
     shared_word destroyed;
     uint64_t config_length;
     uint64_t config_checksum;
-    uint64_t unused0[4];
+    uint64_t created_ns;
+    uint64_t unused0[3];
     /* the geometry that the sizes were computed from */
     uint64_t hidden_dim;
     uint64_t rank;

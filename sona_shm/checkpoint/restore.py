@@ -21,7 +21,8 @@ def restore_memory(name: str, state: EngineState, *, replace: bool = False) -> E
     EngineExists, SharedMemoryTooSmall, ConfigError
         Nothing is left behind, and an engine that is there is untouched.
     """
-    return create_memory(name, state.config.geometry(), contents_of(state), replace=replace)
+    config, contents = state.config, contents_of(state)
+    return create_memory(name, config.geometry(), contents, group=config.group, replace=replace)
 
 
 def contents_of(state: EngineState) -> Contents:

@@ -45,6 +45,13 @@ seconds = _positive("seconds")
 per_second = _positive("requests a second")
 
 
+def file_path(text: str) -> Path:
+    """A path that a file system can have."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path")
+    return Path(text)
+
+
 def _setting(text: str) -> tuple[str, Any]:
     """A setting as TOML would have it; a bare word is a string."""
     key, separator, value = text.partition("=")

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from sona_shm.cli.arguments import whole_number
+from sona_shm.cli.arguments import file_path, whole_number
 from sona_shm.demo.run import DemoResult, run_demo
 from sona_shm.demo.stream import load_digits, load_npz
 
@@ -30,6 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--data",
         metavar="FILE.npz",
+        type=file_path,
         help="arrays embedding [N, d], quality [N, K], cost [K] or [N, K], models [K]; "
         "reward = quality - 0.2 * cost / max cost",
     )

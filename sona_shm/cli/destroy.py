@@ -1,53 +1,99 @@
-"""``sona destroy NAME``: remove an engine."""
+"""``sona destroy NAME`` removes an engine, ``sona destroy --dead`` what no living process uses."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from sona_shm.engine import Engine
-from sona_shm.errors import CorruptSegment, EngineNotReady, LayoutMismatch
-from sona_shm.monitor.stats import EngineStats
+from rich.console import Console
+
+from sona_shm.cli.doctor import engine_table
+from sona_shm.errors import EngineInUse, SonaError
+from sona_shm.monitor.diagnosis import counted
+from sona_shm.monitor.host import HostEngine, HostReport, look_at_host
+from sona_shm.shm.removal import destroy_memory, remove_as_seen
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "destroy",
-        help="remove an engine from this host",
+        help="remove an engine, or all that no living process uses, from this host",
         description="Remove an engine's shared memory. What it has learned is lost. Refuses while "
-        "workers or a learner use it.",
+        "workers or a learner use it. With --dead: remove every engine of yours that no living "
+        "process records into or learns for, engines that were never finished, and parts that are "
+        "left of others; sona doctor lists them. A process that is attached and has not recorded "
+        "yet does not count as a user: it gets EngineNotFound at its first record.",
     )
-    parser.add_argument("name", metavar="NAME", help="name of the engine")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="name of the engine")
+    parser.add_argument(
+        "--dead", action="store_true", help="remove all that no living process uses"
+    )
+    parser.add_argument(
+        "--yes", action="store_true", help="with --dead: do not ask before engines are removed"
+    )
     parser.add_argument(
         "--force",
         action="store_true",
-        help="also while it is in use, and whatever state it is in; its processes keep their "
-        "memory until they end, its learner ends",
+        help="with NAME: also while it is in use; its processes keep their memory until they end, "
+        "its learner ends",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def run(options: argparse.Namespace) -> int:
     """Destroy, or say who uses it."""
-    if not options.force and (users := _users(options.name)):
-        print(
-            f"sona: {options.name} is in use by {users}; stop them first, or give --force",
-            file=sys.stderr,
-        )
+    if (options.name is None) != options.dead:
+        options.usage_error("expected either NAME or --dead")
+    if options.dead:
+        if options.force:
+            options.usage_error("--force belongs to NAME")
+        return _destroy_dead(look_at_host(), options.yes)
+    if options.yes:
+        options.usage_error("--yes belongs to --dead")
+    try:
+        destroy_memory(options.name, force=options.force)
+    except EngineInUse as error:
+        print(f"sona: {error}; --force removes it all the same", file=sys.stderr)
         return 1
-    Engine.destroy(options.name)
     return 0
 
 
-def _users(name: str) -> str:
-    """Who uses the engine, for people; empty if nobody does or it is no engine yet."""
+# ---- what no living process uses ----
+
+
+def _destroy_dead(report: HostReport, sure: bool) -> int:
+    dead = [engine for engine in report.engines if engine.is_dead]
+    learned = [engine for engine in dead if engine.state not in ("half-made", "leftover")]
+    if learned:
+        Console().print(engine_table(learned))
+        if not (sure or _confirmed(counted(len(learned), "engine"))):
+            return 1
+    elif not dead:
+        print("nothing to remove")
+    failures = sum(not remove_dead(engine) for engine in dead)
+    return 1 if failures else 0
+
+
+def _confirmed(what: str) -> bool:
+    if not sys.stdin.isatty():
+        text = "no terminal to ask on, so nothing was removed; give --yes to remove these engines"
+        print(f"sona: {text}", file=sys.stderr)
+        return False
+    answer = input(f"remove {what} and all that was learned there? [y/N] ")
+    return answer.strip().lower() in ("y", "yes")
+
+
+def remove_dead(engine: HostEngine) -> bool:
+    """Remove one if it is still as dead as it was seen, and say so; False if that failed."""
     try:
-        with Engine.attach(name, timeout=0.0) as engine:
-            stats: EngineStats = engine.stats()
-    except (EngineNotReady, LayoutMismatch, CorruptSegment):
-        return ""
-    users = [f"worker {lane.pid}" for lane in stats.lanes if lane.alive]
-    if stats.learner_alive:
-        users.append(f"learner {stats.learner_pid}")
-    return ", ".join(users)
+        removed = remove_as_seen(engine.name, engine.inode)
+    except EngineInUse as error:
+        print(f"kept {engine.name}: {error}")
+    except SonaError as error:
+        print(f"sona: {engine.name}: {error}", file=sys.stderr)
+        return False
+    else:
+        gone = f"{engine.name} was removed or made anew meanwhile"
+        print(f"removed {engine.name} ({engine.state})" if removed else gone)
+    return True

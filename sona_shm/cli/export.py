@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
+from sona_shm.cli.arguments import file_path
 from sona_shm.engine import Engine
 
 
@@ -20,7 +20,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("name", metavar="NAME", help="name of the engine")
     parser.add_argument(
-        "directory", metavar="DIR", type=Path, help="directory to make; must not exist yet"
+        "directory", metavar="DIR", type=file_path, help="directory to make; must not exist yet"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)

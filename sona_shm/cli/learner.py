@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Final
 
 from sona_shm.checkpoint.saver import make_directory
 from sona_shm.cli import daemon
-from sona_shm.cli.arguments import add_plan_arguments, plan_of
+from sona_shm.cli.arguments import add_plan_arguments, file_path, plan_of
 from sona_shm.config import SonaConfig
 from sona_shm.engine.ensure import ensure_engine
 from sona_shm.learner import run as run_learner
@@ -33,20 +32,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--create",
         metavar="FILE",
+        type=file_path,
         help="make the engine from this TOML or JSON configuration if it does not exist, from the "
         "newest valid checkpoint if there is one; an engine that exists keeps its configuration",
     )
     parser.add_argument(
         "--checkpoint",
         metavar="DIR",
-        type=Path,
+        type=file_path,
         help="save what was learned in this directory, and once more at an orderly end",
     )
     add_plan_arguments(parser)
     parser.add_argument(
         "--journal",
         metavar="DIR",
-        type=Path,
+        type=file_path,
         help="journal every decision and outcome in this directory; see sona replay",
     )
     parser.add_argument(

@@ -6,7 +6,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sona_shm.cli import demo, destroy, export, learn, learner, replay, restore, save, size, stats
+from sona_shm.cli import (
+    demo,
+    destroy,
+    doctor,
+    export,
+    learn,
+    learner,
+    replay,
+    restore,
+    save,
+    size,
+    stats,
+)
 from sona_shm.errors import SonaError
 
 EXIT_CODES = """\
@@ -26,7 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (demo, size, learner, learn, stats, save, restore, replay, export, destroy):
+    for command in (
+        *(demo, size, learner, learn, stats, doctor),
+        *(save, restore, replay, export, destroy),
+    ):
         command.add_parser(commands)
     return parser
 

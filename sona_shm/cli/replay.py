@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from sona_shm.cli.arguments import add_settings
+from sona_shm.cli.arguments import add_settings, file_path
 from sona_shm.config import SonaConfig
 from sona_shm.journal.reader import Journal, read_journal
 from sona_shm.replay import ReplayResult, replay, replay_config
@@ -28,8 +28,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "same requests, with 95 % confidence intervals: by inverse propensity, self-normalised, "
         "and doubly robust. Without --config and --set, that of the journal itself.",
     )
-    parser.add_argument("journal", metavar="JOURNAL", help="journal file, or directory of them")
-    parser.add_argument("--config", metavar="FILE", help="TOML or JSON configuration to evaluate")
+    parser.add_argument(
+        "journal", metavar="JOURNAL", type=file_path, help="journal file, or directory of them"
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", type=file_path, help="TOML or JSON configuration to evaluate"
+    )
     add_settings(parser, "policy=thompson")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)

@@ -7,11 +7,11 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
 from sona_shm.checkpoint.rotation import load_checkpoint
-from sona_shm.cli.arguments import add_settings
+from sona_shm.cli.arguments import add_settings, file_path
 from sona_shm.engine import Engine
+from sona_shm.errors import EngineExists, EngineInUse
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "other capacities, ranks or settings; docs/checkpoints.md says what each keeps.",
     )
     parser.add_argument("name", metavar="NAME", help="name of the new engine")
-    parser.add_argument("path", metavar="PATH", type=Path, help="file or directory")
+    parser.add_argument("path", metavar="PATH", type=file_path, help="file or directory")
     add_settings(parser, "max_workers=64")
     parser.add_argument(
         "--replace",
@@ -40,9 +40,18 @@ def run(options: argparse.Namespace) -> int:
     logging.basicConfig(format="sona: %(message)s", stream=sys.stderr)
     checkpoint = load_checkpoint(options.path)
     changes = dict(options.settings)
-    with Engine.restore(
-        options.name, checkpoint.path, changes=changes, replace=options.replace
-    ) as engine:
+    try:
+        engine = Engine.restore(
+            options.name, checkpoint.path, changes=changes, replace=options.replace
+        )
+    except EngineInUse:
+        raise
+    except EngineExists:
+        raise EngineExists(
+            f"the name {options.name!r} is taken and nobody uses it; give --replace to put the "
+            "restored engine in its place, or restore it under another name"
+        ) from None
+    with engine:
         stats = engine.stats()
     taken = datetime.fromtimestamp(checkpoint.time_ns / 1e9, UTC).isoformat(timespec="seconds")
     about = {

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-from pathlib import Path
 from typing import Final
 
 from sona_shm.checkpoint.saver import save_repeatedly
 from sona_shm.cli import daemon
-from sona_shm.cli.arguments import add_plan_arguments, plan_of
+from sona_shm.cli.arguments import add_plan_arguments, file_path, plan_of
 from sona_shm.engine import Engine
 
 _NICENESS: Final = 10
@@ -26,7 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "and again, into a directory, until stopped.",
     )
     parser.add_argument("name", metavar="NAME", help="name of the engine")
-    parser.add_argument("path", metavar="PATH", type=Path, help="file or directory")
+    parser.add_argument("path", metavar="PATH", type=file_path, help="file or directory")
     add_plan_arguments(parser)
     parser.add_argument("--until-stdin-closes", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=run, usage_error=parser.error)

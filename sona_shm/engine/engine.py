@@ -27,8 +27,10 @@ from sona_shm.loops.patterns import checked_query, published_bank
 from sona_shm.loops.reward import RewardFunction
 from sona_shm.monitor.stats import EngineStats, collect
 from sona_shm.shm import fork
-from sona_shm.shm.life_cycle import DEFAULT_TIMEOUT, attach_memory, destroy_memory
+from sona_shm.shm.life_cycle import attach_memory
+from sona_shm.shm.locks import DEFAULT_TIMEOUT
 from sona_shm.shm.memory import EngineMemory
+from sona_shm.shm.removal import destroy_memory
 
 
 def _shut_down(memory: EngineMemory, learners: list[LearnerThread | LearnerProcess]) -> None:
@@ -135,7 +137,7 @@ class Engine(BackgroundRequests, Saving):
             With the sizes; nothing is left behind.
         ConfigError
             For an impossible name or learner, a journal or reward without a learner, an adapter
-            of too high a rank.
+            of too high a rank, a group that does not exist or that this user is not in.
         ShapeError, NonFiniteError
             If the adapter is for another hidden_dim, or not finite.
 
@@ -184,7 +186,7 @@ to it to go on learning, or pass replace=True to start anew
 
         Raises
         ------
-        EngineNotFound, EngineNotReady, LayoutMismatch, CorruptSegment
+        EngineNotFound, EngineNotReady, EngineForbidden, LayoutMismatch, CorruptSegment
             For the state the name is in.
         NotTheLearner
             If a learner is asked for and another one holds the lease.
@@ -291,6 +293,8 @@ to it to go on learning, or pass replace=True to start anew
         ------
         EngineNotFound
             If there is nothing of that name.
+        EngineForbidden
+            If it is another user's to remove; nothing was changed.
 
         Examples
         --------

@@ -144,10 +144,11 @@ class GunicornHooks:
             self._prepare(server)
 
     def _prepare(self, server: Arbiter) -> None:
-        _require_one_user(server.cfg)
         config = self._config
         if not isinstance(config, SonaConfig):
             config = SonaConfig.from_file(config)
+        if not config.group:
+            _require_one_user(server.cfg)
         plan = None
         if self._checkpoint is not None:
             plan = CheckpointPlan(self._checkpoint)
@@ -208,7 +209,7 @@ def _require_one_user(cfg: Any) -> None:
         raise ConfigError(
             f"gunicorn runs as user {os.geteuid()} and its workers as {cfg.uid}, but an engine "
             "belongs to one user; start gunicorn as the workers' user (in systemd: User=) and "
-            "leave out its setting user"
+            "leave out its setting user, or name a group in the engine's configuration"
         )
 
 

@@ -19,7 +19,7 @@ def create_engine_memory(
     contents = Contents(
         config=packed, fast=first_block(config), slow=first_slow_block(config, adapter)
     )
-    return create_memory(name, config.geometry(), contents, replace=replace)
+    return create_memory(name, config.geometry(), contents, group=config.group, replace=replace)
 
 
 def config_of(memory: EngineMemory) -> SonaConfig:

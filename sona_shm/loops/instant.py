@@ -26,8 +26,8 @@ from sona_shm.loops.metrics import InstantLoopMetrics
 from sona_shm.loops.route_table import RouteTable
 from sona_shm.shm import fork
 from sona_shm.shm.layout import OFFSETS
-from sona_shm.shm.life_cycle import destroy_memory
 from sona_shm.shm.memory import EngineMemory
+from sona_shm.shm.removal import destroy_memory
 from sona_shm.shm.waiting import wait_until
 from sona_shm.trajectory import QueryTrajectory
 

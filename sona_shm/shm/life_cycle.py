@@ -6,9 +6,9 @@ Life of a name::
                           │ creator killed     │ replace=True, nobody attached
                           └──create──► ready   └──create──► ready (a new engine)
 
-Creating, replacing and destroying happen under the `LifecycleLock` of the name, so that they
-never meet.  Attaching takes no lock: the creator writes everything, then the ready word with
-release; an attacher reads it with acquire and sees everything, or waits for a bounded time.
+Creating, replacing and destroying (removal.py) happen under the `LifecycleLock` of the name, so
+that they never meet.  Attaching takes no lock: the creator writes everything, then the ready word
+with release; an attacher reads it with acquire and sees everything, or waits for a bounded time.
 """
 
 from __future__ import annotations
@@ -17,25 +17,31 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from sona_shm import _core
 from sona_shm.errors import (
     ConfigError,
     CorruptSegment,
     EngineExists,
+    EngineForbidden,
     EngineNotFound,
     EngineNotReady,
     LayoutMismatch,
 )
+from sona_shm.shm.access import group_id
 from sona_shm.shm.layout import LAYOUT_VERSION, MAGIC, OFFSETS, SEGMENT_KINDS, Geometry
-from sona_shm.shm.locks import POLL_SECONDS, LifecycleLock, lifecycle_is_locked
+from sona_shm.shm.locks import (
+    DEFAULT_TIMEOUT,
+    POLL_SECONDS,
+    LifecycleLock,
+    lifecycle_is_locked,
+)
 from sona_shm.shm.memory import IDENTITY, READY, EngineMemory, Unready, config_checksum
 from sona_shm.shm.names import Names, names_of
-from sona_shm.shm.segment import create_segment, segment_bytes, unlink_segment
-from sona_shm.shm.wakeup import Bell, unlink_bell
-
-DEFAULT_TIMEOUT: Final = 5.0
+from sona_shm.shm.removal import in_use, remove, unlink_all
+from sona_shm.shm.segment import create_segment, segment_bytes
+from sona_shm.shm.wakeup import create_bell
 
 
 def attach_memory(engine: str, timeout: float = DEFAULT_TIMEOUT) -> EngineMemory:
@@ -43,11 +49,12 @@ def attach_memory(engine: str, timeout: float = DEFAULT_TIMEOUT) -> EngineMemory
 
     Raises
     ------
-    EngineNotFound, EngineNotReady, LayoutMismatch, CorruptSegment
+    EngineNotFound, EngineNotReady, EngineForbidden, LayoutMismatch, CorruptSegment
         For the state the name is in.
     """
     names = names_of(engine)
     deadline = time.monotonic() + timeout
+    closed = False
     while True:
         in_progress = lifecycle_is_locked(names)  # before looking: it may finish meanwhile
         try:
@@ -58,6 +65,11 @@ def attach_memory(engine: str, timeout: float = DEFAULT_TIMEOUT) -> EngineMemory
                     f"no engine {engine!r} on this host; create it with Engine.create or "
                     "sona learner --create"
                 ) from None
+        except EngineForbidden:
+            # A segment of a group is its creator's alone for the moment before it is the group's.
+            if time.monotonic() >= deadline or (closed and not in_progress):
+                raise
+            closed = True
         except Unready:
             if _is_half_made(names):
                 raise EngineNotReady(
@@ -67,7 +79,7 @@ def attach_memory(engine: str, timeout: float = DEFAULT_TIMEOUT) -> EngineMemory
             if time.monotonic() >= deadline:
                 raise EngineNotReady(
                     f"the engine {engine!r} was not ready after {timeout:g} s, its creator is "
-                    "still at work; wait longer"
+                    f"still at work; wait longer, or look with sona doctor {engine}"
                 ) from None
         time.sleep(POLL_SECONDS)
 
@@ -83,12 +95,12 @@ def _is_half_made(names: Names) -> bool:
             EngineMemory(names).close()
     except Unready:
         return True
-    except (EngineNotReady, FileNotFoundError):
+    except (EngineNotReady, EngineForbidden, FileNotFoundError):
         return False
     return False
 
 
-# ---- create and destroy ----
+# ---- create ----
 
 
 class Contents(NamedTuple):
@@ -124,7 +136,12 @@ class Contents(NamedTuple):
 
 
 def create_memory(
-    engine: str, geometry: Geometry, contents: Contents, *, replace: bool = False
+    engine: str,
+    geometry: Geometry,
+    contents: Contents,
+    *,
+    group: str = "",
+    replace: bool = False,
 ) -> EngineMemory:
     """Make the segments of a new engine and map them.
 
@@ -134,70 +151,69 @@ def create_memory(
     geometry : Geometry
     contents : Contents
         What it begins with; nothing of it is seen before all of it is there.
+    group : str
+        Unix group whose members may use it; empty is this user alone.
     replace : bool
         Whether an engine of that name that nobody uses may be replaced.
 
     Raises
     ------
-    EngineExists, SharedMemoryTooSmall, ConfigError
+    EngineExists, EngineInUse, EngineForbidden, SharedMemoryTooSmall, ConfigError
         Nothing is left behind.
     """
-    names = names_of(engine)
+    names, group_number = names_of(engine), group_id(group)
     if len(contents.config) > geometry.sizes()["config_capacity"]:
         raise ConfigError(
             f"the configuration takes {len(contents.config)} bytes, expected at most "
             f"{geometry.sizes()['config_capacity']}; use fewer or shorter route names"
         )
     with LifecycleLock(names, DEFAULT_TIMEOUT):
-        _make_way(names, replace)
+        if not replace:
+            _require_free(names)
+        remove(names)
         try:
-            _build(names, geometry, contents)
+            _build(names, geometry, contents, group_number)
             return EngineMemory(names)
         except BaseException:
-            _unlink_all(names)
+            unlink_all(names)
             raise
 
 
-def _make_way(names: Names, replace: bool) -> None:
-    """Remove what may be removed; the lifecycle lock is held."""
+def _require_free(names: Names) -> None:
+    """Whether the name is free, or what has it was left half-made or half-destroyed.
+
+    Raises
+    ------
+    EngineExists, EngineInUse
+    """
     try:
         existing = EngineMemory(names)
     except (FileNotFoundError, Unready):
         # Nothing there, or half-made by a creator that is dead, since we hold its lock.
-        _unlink_all(names)
         return
     except (LayoutMismatch, CorruptSegment) as error:
-        if not replace:
-            raise EngineExists(
-                f"the name {names.engine!r} is taken ({error}); "
-                "pass replace=True to create a new engine in its place"
-            ) from None
-        _unlink_all(names)
-        return
+        raise EngineExists(
+            f"the name {names.engine!r} is taken ({error}); "
+            "pass replace=True to create a new engine in its place"
+        ) from None
     try:
-        lease, lanes = existing.lock_states()
-        if not (lease or any(lanes) or replace):
-            raise EngineExists(
-                f"the engine {names.engine!r} exists and nobody uses it; attach to it to go on "
-                "learning, or pass replace=True to start anew"
-            )
-        # With every lock taken, nobody begins to use it between this look and its end.
-        if not (replace and existing.try_everything()):
-            raise EngineExists(
-                f"the engine {names.engine!r} exists and {sum(lanes)} workers"
-                f"{' and a learner' if lease else ''} use it; attach to it, or stop them first"
-            )
-        existing.control.store(OFFSETS["control_header.destroyed"], 1)
+        if existing.is_destroyed:
+            return
+        if existing.users():
+            raise in_use(names, existing)
+        raise EngineExists(
+            f"the engine {names.engine!r} exists and nobody uses it; attach to it to go on "
+            "learning, or pass replace=True to start anew"
+        )
     finally:
         existing.close()
-    _unlink_all(names)
 
 
 @contextlib.contextmanager
 def _new_segment(
-    name: str, kind: str, size: int, creation_id: int
+    name: str, kind: str, size: int, creation_id: int, group: int | None
 ) -> Iterator[tuple[memoryview, _core.Words]]:
-    segment = create_segment(name, size)
+    segment = create_segment(name, size, group)
     buffer = segment_bytes(segment)
     words = _core.Words(buffer)
     try:
@@ -208,27 +224,31 @@ def _new_segment(
         segment.close()
 
 
-def _build(names: Names, geometry: Geometry, contents: Contents) -> None:
+def _build(names: Names, geometry: Geometry, contents: Contents, group: int | None) -> None:
     sizes = geometry.sizes()
     creation_id = secrets.randbits(63)
     config = contents.config
-    with _new_segment(names.control, "control", sizes["control_bytes"], creation_id) as made:
-        control, words = made
+
+    def new(kind: str) -> contextlib.AbstractContextManager[tuple[memoryview, _core.Words]]:
+        return _new_segment(getattr(names, kind), kind, sizes[f"{kind}_bytes"], creation_id, group)
+
+    with new("control") as (control, words):
         for i, value in enumerate(geometry):
             words.store(OFFSETS["control_header.hidden_dim"] + 8 * i, value)
+        words.store(OFFSETS["control_header.created_ns"], time.time_ns())
         words.store(OFFSETS["control_header.next_trajectory_id"], contents.next_trajectory_id)
         words.store(OFFSETS["control_header.config_length"], len(config))
         words.store(OFFSETS["control_header.config_checksum"], config_checksum(geometry, config))
         start = sizes["config_offset"]
         control[start : start + len(config)] = config
-        with _new_segment(names.ring, "ring", sizes["ring_bytes"], creation_id) as made:
-            _fill_first_lane(made[1], sizes, contents)
-        with _new_segment(names.weights, "weights", sizes["weights_bytes"], creation_id) as made:
+        with new("ring") as (_, lanes):
+            _fill_first_lane(lanes, sizes, contents)
+        with new("weights") as made:
             _fill_cell(*made, sizes, "", contents.version, contents.fast)
             _fill_cell(*made, sizes, "slow_", contents.slow_version, contents.slow)
             start = sizes["reservoir_offset"]
             made[0][start : start + len(contents.rows)] = contents.rows
-        Bell(names, create=True).release()
+        create_bell(names, group)
         words.store(READY, 1)
 
 
@@ -255,31 +275,3 @@ def _fill_cell(
     segment[start : start + len(block)] = block
     for word in ("begun", "version"):
         words.store(sizes[f"{cell}cell_offset"] + OFFSETS[f"cell_header.{word}"], version)
-
-
-def _unlink_all(names: Names) -> bool:
-    unlink_bell(names)
-    removed = [unlink_segment(name) for name in names.segments]
-    return any(removed)
-
-
-def destroy_memory(engine: str) -> None:
-    """Unlink everything that has this engine's name, whatever state it is in.
-
-    Processes that are attached keep their memory, are told by a word in it, and learn nothing
-    from one another any more.
-
-    Raises
-    ------
-    EngineNotFound
-        If there was nothing.
-    """
-    names = names_of(engine)
-    with LifecycleLock(names, DEFAULT_TIMEOUT):
-        with contextlib.suppress(OSError, ValueError, Unready, LayoutMismatch, CorruptSegment):
-            existing = EngineMemory(names)
-            existing.control.store(OFFSETS["control_header.destroyed"], 1)
-            existing.wake_learner()
-            existing.close()
-        if not _unlink_all(names):
-            raise EngineNotFound(f"no engine {engine!r} on this host; there is nothing to destroy")

@@ -15,22 +15,23 @@ byte                    who holds it
 ``LANE_BYTE + i``       the worker that records into lane i
 ======================  =========================================================
 
-The bytes lie far behind the end of the file: a lock needs no byte to exist.
+The bytes lie far behind the end of the file: a lock needs no byte to exist.  All of them together
+are the rest of the file, `LEASE_BYTE` and on, whatever the number of lanes.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
 import time
 from typing import Final
 
-import posix_ipc
-
-from sona_shm.errors import EngineForbidden, EngineNotReady
+from sona_shm.errors import CorruptSegment, EngineForbidden, EngineNotReady
 from sona_shm.shm import fork
-from sona_shm.shm.names import Names
+from sona_shm.shm.access import forbidden, give_access, user_name
+from sona_shm.shm.names import Names, file_of
 
 STANDBY_BYTE: Final = (1 << 40) - 1
 LEASE_BYTE: Final = 1 << 40
@@ -38,6 +39,7 @@ LANE_BYTE: Final = LEASE_BYTE + 1
 # struct flock of 64-bit Linux: type, whence, start, length, pid
 _FLOCK: Final = struct.Struct("@hhqqi4x")
 POLL_SECONDS: Final = 0.001
+DEFAULT_TIMEOUT: Final = 5.0
 
 
 def _flock(kind: int, byte: int, count: int) -> bytes:
@@ -45,7 +47,10 @@ def _flock(kind: int, byte: int, count: int) -> bytes:
 
 
 def try_lock(descriptor: int, byte: int, count: int = 1) -> bool:
-    """Lock bytes for this descriptor, all or none; False if another descriptor has one."""
+    """Lock bytes for this descriptor, all or none; False if another descriptor has one.
+
+    A `count` of 0 means all bytes from `byte` on.
+    """
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, byte, count))
     except (BlockingIOError, PermissionError):
@@ -53,34 +58,43 @@ def try_lock(descriptor: int, byte: int, count: int = 1) -> bool:
     return True
 
 
-def is_locked(descriptor: int, byte: int) -> bool:
-    """Whether another descriptor holds the byte's lock; takes nothing."""
-    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, byte, 1))
+def is_locked(descriptor: int, byte: int, count: int = 1) -> bool:
+    """Whether another descriptor holds a lock of these bytes; takes nothing."""
+    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, byte, count))
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
 def open_descriptor(segment: str, *, create: bool = False) -> int:
     """A new descriptor of a shared-memory object, close-on-exec.
 
+    Parameters
+    ----------
+    segment : str
+    create : bool
+        Make the object, for this user alone, instead of opening the one that is there.
+
     Raises
     ------
-    posix_ipc.ExistentialError
-        If it does not exist and is not to be created.
+    FileNotFoundError, FileExistsError
+        If it does not exist, or does and is to be created.
     EngineForbidden
         If it belongs to another user.
+    CorruptSegment
+        If it is a directory, a symbolic link or a socket.
     """
-    flags = posix_ipc.O_CREAT if create else 0
+    file = file_of(segment)
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return int(posix_ipc.SharedMemory(segment, flags=flags, mode=0o600).fd)
-    except (posix_ipc.PermissionsError, PermissionError):
-        raise forbidden(segment) from None
-
-
-def forbidden(segment: str) -> EngineForbidden:
-    """The error for a segment of another user."""
-    return EngineForbidden(
-        f"{segment} belongs to another user; run as the user who created the engine"
-    )
+        descriptor = os.open(file, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o600)
+    except PermissionError:
+        raise forbidden(file) from None
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
+            raise
+        raise CorruptSegment(f"{file} is no shared memory; remove it with rm -ri {file}") from None
+    if create:
+        give_access(descriptor, None)
+    return descriptor
 
 
 class LifecycleLock:
@@ -88,7 +102,8 @@ class LifecycleLock:
 
     The lock is an empty shared-memory object that exists only while somebody works under it.
     After locking, the holder checks that the name still means the locked object: it may have been
-    unlinked by the former holder in between.
+    unlinked by the former holder in between.  One that another user has left behind cannot be
+    locked nor removed by us, and is an error after the timeout.
     """
 
     def __init__(self, names: Names, timeout: float) -> None:
@@ -100,7 +115,7 @@ class LifecycleLock:
                 if time.monotonic() >= deadline:
                     raise EngineNotReady(
                         f"another process has been creating or destroying {names.engine!r} for "
-                        f"{timeout:g} s; see what it does, or try again"
+                        f"{timeout:g} s; see what it does, or try again{self._left_by_another()}"
                     )
                 time.sleep(POLL_SECONDS)
         except BaseException:
@@ -109,37 +124,61 @@ class LifecycleLock:
         self._descriptor = descriptor
 
     def _attempt(self) -> int | None:
-        descriptor = open_descriptor(self._name, create=True)
+        try:
+            descriptor = self._open()
+        except (FileExistsError, EngineForbidden):
+            return None
         if try_lock(descriptor, 0) and self._is_current(descriptor):
             return descriptor
         os.close(descriptor)
         return None
 
+    def _open(self) -> int:
+        # Never O_CREAT for what may be there: the kernel refuses that for a file of another user
+        # in a sticky directory (fs.protected_regular), even to root.
+        try:
+            return open_descriptor(self._name)
+        except FileNotFoundError:
+            return open_descriptor(self._name, create=True)
+
     def _is_current(self, descriptor: int) -> bool:
         try:
-            current = open_descriptor(self._name)
-        except posix_ipc.ExistentialError:
+            current = file_of(self._name).lstat()
+        except FileNotFoundError:
             return False
+        return os.path.samestat(current, os.fstat(descriptor))
+
+    def _left_by_another(self) -> str:
+        """What to do about a lock that this user may not open; empty if it is our own."""
+        file = file_of(self._name)
         try:
-            return os.path.samestat(os.fstat(current), os.fstat(descriptor))
-        finally:
-            os.close(current)
+            owner = file.lstat().st_uid
+        except FileNotFoundError:
+            return ""
+        if owner == os.geteuid():
+            return ""
+        return f"; it is {user_name(owner)}'s; was it killed, {user_name(owner)} may rm {file}"
 
     def __enter__(self) -> LifecycleLock:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        posix_ipc.unlink_shared_memory(self._name)
+        file_of(self._name).unlink(missing_ok=True)
         os.close(self._descriptor)
         fork.guard.release()
 
 
 def lifecycle_is_locked(names: Names) -> bool:
-    """Whether somebody is creating or destroying this engine at this moment."""
+    """Whether somebody is creating or destroying this engine at this moment.
+
+    Another user's lock cannot be looked into: it counts as locked as long as it is there.
+    """
     try:
         descriptor = open_descriptor(names.lifecycle)
-    except posix_ipc.ExistentialError:
+    except FileNotFoundError:
         return False
+    except EngineForbidden:
+        return True
     try:
         return is_locked(descriptor, 0)
     finally:

@@ -24,6 +24,7 @@ from sona_shm.errors import (
     NoFreeLaneError,
 )
 from sona_shm.shm import fork
+from sona_shm.shm.access import forbidden
 from sona_shm.shm.diagnostics import ErrorTable
 from sona_shm.shm.layout import LAYOUT_VERSION, MAGIC, OFFSETS, SEGMENT_KINDS, Geometry
 from sona_shm.shm.locks import (
@@ -31,7 +32,6 @@ from sona_shm.shm.locks import (
     LEASE_BYTE,
     POLL_SECONDS,
     STANDBY_BYTE,
-    forbidden,
     is_locked,
     lifecycle_is_locked,
     open_descriptor,
@@ -101,13 +101,13 @@ class EngineMemory:
             self.bell = Bell(self.names)
         except posix_ipc.ExistentialError:
             raise Unready from None
+        except (posix_ipc.PermissionsError, PermissionError):
+            raise forbidden(self.names.semaphore_file) from None
         self.at_close(self.bell.release)
 
     def _attach(self, kind: str, name: str) -> SharedMemory:
         try:
             segment = attach_segment(name)
-        except PermissionError:
-            raise forbidden(name) from None
         except FileNotFoundError:
             if kind == "control":
                 raise
@@ -192,7 +192,7 @@ class EngineMemory:
         self.require_open()
         try:
             descriptor = open_descriptor(self.names.control)
-        except posix_ipc.ExistentialError:
+        except FileNotFoundError:
             descriptor = -1
         if descriptor >= 0:
             offset = OFFSETS["segment_identity.creation_id"]
@@ -201,10 +201,10 @@ class EngineMemory:
             os.close(descriptor)
         raise self._is_gone()
 
-    def _try_hold(self, byte: int, count: int = 1) -> bool:
+    def _try_hold(self, byte: int) -> bool:
         with fork.guard:
             descriptor = self._open_control()
-            if byte in self._held or not try_lock(descriptor, byte, count):
+            if byte in self._held or not try_lock(descriptor, byte):
                 os.close(descriptor)
                 return False
             self._held[byte] = descriptor
@@ -245,10 +245,6 @@ class EngineMemory:
                 return is_locked(descriptor, STANDBY_BYTE)
             finally:
                 os.close(descriptor)
-
-    def try_everything(self) -> bool:
-        """Lock the lease and all lanes at once; False if a living process has one of them."""
-        return self._try_hold(LEASE_BYTE, 1 + self.geometry.max_workers)
 
     def release_lease(self) -> None:
         """Cease to be the learner."""
@@ -303,6 +299,14 @@ class EngineMemory:
                 return is_locked(descriptor, LEASE_BYTE), lanes
             finally:
                 os.close(descriptor)
+
+    def users(self) -> list[str]:
+        """The living processes that record or learn, for people: pids are other namespaces' too."""
+        lease, lanes = self.lock_states()
+        users = [f"worker {self.owner(i)['pid']}" for i, alive in enumerate(lanes) if alive]
+        if lease:
+            users.append(f"learner {self.control.load(OFFSETS['control_header.learner_pid'])}")
+        return users
 
     def _after_fork(self) -> None:
         """Close the parent's locks; the descriptors are shared, so nothing is unlocked."""
@@ -399,7 +403,7 @@ def check_identity(segment: SharedMemory, kind: str, creation_id: int | None) ->
         raise Unready
     if magic != MAGIC or found_kind != SEGMENT_KINDS[kind] or size > segment.size:
         raise CorruptSegment(
-            f"/{segment.name} is no {kind} segment of sona_shm; remove it with sona destroy --force"
+            f"/{segment.name} is no {kind} segment of sona_shm; remove it with sona destroy"
         )
     if version != LAYOUT_VERSION:
         raise LayoutMismatch(

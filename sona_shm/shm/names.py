@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from sona_shm.errors import ConfigError
 
+#: Where Linux keeps shared memory and, with glibc, semaphores.
+SHARED_MEMORY: Final = Path("/dev/shm")
 # "/sona-" + name + ".c" stays within the 30 characters that every POSIX system allows.
 MAX_NAME: Final = 22
-_VALID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+_VALID: Final = re.compile(_NAME)
+_FILE: Final = re.compile(rf"sona-({_NAME})\.[crwl]|sem\.sona-({_NAME})\.s")
 
 
 class Names(NamedTuple):
@@ -24,8 +29,19 @@ class Names(NamedTuple):
 
     @property
     def segments(self) -> tuple[str, str, str]:
-        """In the order of unlinking: without the first, the engine is gone for everybody."""
+        """Control, ring and weights."""
         return (self.control, self.ring, self.weights)
+
+    @property
+    def semaphore_file(self) -> Path:
+        """The file of the semaphore."""
+        return SHARED_MEMORY / f"sem.{self.semaphore[1:]}"
+
+    @property
+    def files(self) -> tuple[Path, Path, Path, Path]:
+        """In the order of unlinking: without the first, the engine is gone for everybody."""
+        control, ring, weights = map(file_of, self.segments)
+        return (control, self.semaphore_file, ring, weights)
 
 
 def names_of(engine: str) -> Names:
@@ -42,3 +58,21 @@ def names_of(engine: str) -> Names:
             "beginning with a letter or digit"
         )
     return Names(engine, *(f"/sona-{engine}.{part}" for part in "crwsl"))
+
+
+def file_of(segment: str) -> Path:
+    """The file of a segment or of a life cycle's lock."""
+    return SHARED_MEMORY / segment[1:]
+
+
+def engine_of(file: str) -> str | None:
+    """The engine that a file in ``/dev/shm`` is a part of, by the file's name; None if of none.
+
+    Examples
+    --------
+    >>> engine_of("sona-router.c"), engine_of("sem.sona-router.s"), engine_of("sona-router.txt")
+    ('router', 'router', None)
+    """
+    found = _FILE.fullmatch(file)
+    engine: str | None = found and (found[1] or found[2])
+    return engine if engine and len(engine) <= MAX_NAME else None

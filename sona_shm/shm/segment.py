@@ -8,18 +8,28 @@ on 3.11 and 3.12 our segments are kept from the tracker by name; 3.13 has ``trac
 
 from __future__ import annotations
 
-import contextlib
 import os
+import stat
 import sys
 from multiprocessing import resource_tracker, shared_memory
 from typing import Final
 
-import posix_ipc
-
-from sona_shm.errors import EngineClosed, SharedMemoryTooSmall
+from sona_shm.errors import CorruptSegment, EngineClosed, SharedMemoryTooSmall
+from sona_shm.shm.access import give_access
 from sona_shm.shm.locks import open_descriptor
+from sona_shm.shm.names import file_of
 
 PREFIX: Final = "/sona-"
+# Beyond what any address space has room for.
+_LARGEST: Final = 1 << 46
+
+
+class _Segment(shared_memory.SharedMemory):
+    """What cannot be mapped, for want of address space, stays: others use it."""
+
+    def unlink(self) -> None:
+        """Nothing: the base class calls this where mapping fails."""
+
 
 if sys.version_info < (3, 13):
 
@@ -39,42 +49,56 @@ if sys.version_info < (3, 13):
     # The stubs do not show the module's own import of the tracker, which is what it calls.
     shared_memory.resource_tracker = _TrackerOfOthers  # type: ignore[attr-defined]  # not in the stubs
 
-    def _open(name: str, size: int) -> shared_memory.SharedMemory:
-        return shared_memory.SharedMemory(name.lstrip("/"), create=size > 0, size=size)
+    def _map(name: str) -> shared_memory.SharedMemory:
+        return _Segment(name.lstrip("/"))
 
 else:
 
-    def _open(name: str, size: int) -> shared_memory.SharedMemory:
-        return shared_memory.SharedMemory(name.lstrip("/"), create=size > 0, size=size, track=False)
+    def _map(name: str) -> shared_memory.SharedMemory:
+        return _Segment(name.lstrip("/"), track=False)
 
 
-def create_segment(name: str, size: int) -> shared_memory.SharedMemory:
+def create_segment(name: str, size: int, group: int | None = None) -> shared_memory.SharedMemory:
     """Create a segment whose memory is there: a full ``/dev/shm`` is an error now, no SIGBUS later.
+
+    Parameters
+    ----------
+    name : str
+    size : int
+        Bytes, 1 or more.
+    group : int, optional
+        Number of the group that may use it besides this user.
 
     Raises
     ------
     FileExistsError
         If the name is taken.
-    SharedMemoryTooSmall
-        With both sizes; nothing is left behind.
+    SharedMemoryTooSmall, ConfigError
+        With both sizes, or if the group cannot be given; nothing is left behind.
     """
-    segment = _open(name, size)
-    descriptor = open_descriptor(name)
+    descriptor = open_descriptor(name, create=True)
+    try:
+        give_access(descriptor, group)
+        _reserve(name, descriptor, size)
+    except BaseException:
+        file_of(name).unlink()
+        raise
+    finally:
+        os.close(descriptor)
+    return _map(name)
+
+
+def _reserve(name: str, descriptor: int, size: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
         free = os.fstatvfs(descriptor)
-        segment.close()
-        posix_ipc.unlink_shared_memory(name)
         raise SharedMemoryTooSmall(
             error.errno,
             f"{name} needs {size:,} bytes of shared memory and {free.f_bavail * free.f_frsize:,} "
             "are free; lower trajectory_capacity, pending_decisions or max_workers "
             "(sona size tells what takes how much), or enlarge /dev/shm (docker run --shm-size)",
         ) from None
-    finally:
-        os.close(descriptor)
-    return segment
 
 
 def attach_segment(name: str) -> shared_memory.SharedMemory:
@@ -86,8 +110,18 @@ def attach_segment(name: str) -> shared_memory.SharedMemory:
         If there is none.
     ValueError
         If it has no bytes yet.
+    EngineForbidden, CorruptSegment
+        If it is another user's, or no file that can be mapped.
     """
-    return _open(name, 0)
+    descriptor = open_descriptor(name)
+    try:
+        found = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
+        file = file_of(name)
+        raise CorruptSegment(f"{file} is no shared memory; remove it with rm -ri {file}")
+    return _map(name)
 
 
 def segment_bytes(segment: shared_memory.SharedMemory) -> memoryview:
@@ -95,11 +129,3 @@ def segment_bytes(segment: shared_memory.SharedMemory) -> memoryview:
     if segment.buf is None:
         raise EngineClosed("the engine is closed; attach to it again")
     return segment.buf
-
-
-def unlink_segment(name: str) -> bool:
-    """Remove a name; processes that have it mapped keep their memory.  False if it was absent."""
-    with contextlib.suppress(posix_ipc.ExistentialError):
-        posix_ipc.unlink_shared_memory(name)
-        return True
-    return False

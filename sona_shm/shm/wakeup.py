@@ -11,15 +11,15 @@ import contextlib
 
 import posix_ipc
 
+from sona_shm.shm.access import give_access
 from sona_shm.shm.names import Names
 
 
 class Bell:
     """A POSIX semaphore that producers ring and the learner waits for."""
 
-    def __init__(self, names: Names, *, create: bool = False) -> None:
-        flags = posix_ipc.O_CREX if create else 0
-        self._semaphore = posix_ipc.Semaphore(names.semaphore, flags=flags, mode=0o600)
+    def __init__(self, names: Names) -> None:
+        self._semaphore = posix_ipc.Semaphore(names.semaphore)
 
     def ring(self) -> None:
         """Wake the learner, or the next one that waits."""
@@ -35,7 +35,10 @@ class Bell:
         self._semaphore.close()
 
 
-def unlink_bell(names: Names) -> None:
-    """Remove the semaphore's name, if there is one."""
-    with contextlib.suppress(posix_ipc.ExistentialError):
-        posix_ipc.unlink_semaphore(names.semaphore)
+def create_bell(names: Names, group: int | None) -> None:
+    """Make the semaphore, for this user and one group.
+
+    It has no descriptor whose mode could be set, and its name is ours until we unlink it.
+    """
+    posix_ipc.Semaphore(names.semaphore, flags=posix_ipc.O_CREX, mode=0o600).close()
+    give_access(names.semaphore_file, group)
