@@ -185,6 +185,7 @@ def test_a_standby_learns_and_the_dead_learner_is_replaced(gunicorn: Gunicorn) -
             os.kill(victim, signal.SIGKILL)
             (started,) = running.await_log(r"a learner of .* had died; started (\d+)")
             assert sorted(running.learners) == sorted([*standby, int(started)])
+        workers_are_up(running, 2)  # gunicorn waits half a minute for one that it stops too early
         assert running.end() == 0
         running.assert_all_gone()
 
