@@ -26,6 +26,7 @@ from tests.children import PATIENCE
 from tests.conftest import ROOT
 from tests.private_shm import run_in_private_shm
 from tests.terminal import terminal
+from tests.web.servers import server
 
 BIN: Final = Path(sys.executable).parent
 CONFIG: Final = """\
@@ -257,6 +258,21 @@ def script(command: str, _place: Place) -> None:
     subprocess.run(["bash", "-n", command], cwd=ROOT, check=True)
     targets = re.findall(r"^make (\w+)$", (ROOT / command).read_text(), re.MULTILINE)
     subprocess.run(["make", "-n", *targets], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+
+
+def of_the_router(*, says: str) -> Way:
+    """Sent to the example router, on a port of its own; it must say this."""
+
+    def way(command: str, place: Place) -> None:
+        settings = place.directory / "router.toml"
+        example = (ROOT / "examples" / "router" / "router.toml").read_text(encoding="utf-8")
+        settings.write_text(example.replace('name = "router"', f'name = "{place.name}"'))
+        router = ("uvicorn", "--app-dir", "examples", "router.app:app", "--port", "0")
+        environment = {"SONA_ROUTER": str(settings)}
+        with server(place.directory / "log", *router, environment=environment) as running:
+            assert says in place.run(command.replace(":8000", f":{running.port}"))
+
+    return way
 
 
 def elsewhere(file: str, evidence: str) -> Way:

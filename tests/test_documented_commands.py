@@ -30,6 +30,7 @@ from tests.documented_ways import (
     learner_is_up,
     no_engine,
     of_systemd,
+    of_the_router,
     of_the_whole_host,
     of_users,
     programs_of_target,
@@ -107,9 +108,19 @@ WAYS: Final[dict[str, Way]] = {
     "make demo": elsewhere("tests/test_demo.py", 'sona_command("demo"'),
     "make docs": elsewhere(".ci/run", "make docs"),
     "make lint": elsewhere(".ci/run", "make lint"),
+    "make router": elsewhere(
+        "tests/test_router_under_fire.py", '"-c", "examples/router/gunicorn.conf.py"'
+    ),
     "make test": elsewhere(".ci/run", "make test"),
     "make test-peft": elsewhere("tests/test_peft.py", "make test-peft"),
     "make torture": programs_of_target("--help"),
+    # ---- the example router ----
+    "curl -s http://127.0.0.1:8000/v1/chat/completions -d "
+    '\'{"model": "auto", "messages": [{"role": "user", "content": "fix this python bug"}]}\'': (
+        of_the_router(says='"sona":{"decision_id":')
+    ),
+    "curl -i http://127.0.0.1:8000/feedback -d "
+    '\'{"decision_id": "4307886557626745", "quality": 0.9}\'': of_the_router(says="202 Accepted"),
     # ---- systemd ----
     "journalctl -u sona-learner@router": of_systemd,
     "loginctl enable-linger USER": of_systemd,
