@@ -4,10 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml tools/build_backend.py $(wildcard sona_shm/_core/*)
 
-.PHONY: demo test test-peft lint docs bench bench-routing torture clean
+.PHONY: demo router test test-peft lint docs bench bench-routing torture clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/sona demo
+
+# The example router on http://127.0.0.1:8000, until Ctrl-C.
+router: $(VENV)/installed-router
+	$(BIN)/gunicorn -c examples/router/gunicorn.conf.py
 
 test: $(VENV)/installed-test
 	$(BIN)/pytest

@@ -44,6 +44,8 @@ autodoc_type_aliases = {
 # Types are told in words, "array_like of float32, shape (hidden_dim,)", which are no links; so only
 # what begins with our name must exist.
 nitpick_ignore = [  # what callers get and never name
+    ("py:class", "sona_shm.integrations.gunicorn.Arbiter"),
+    ("py:class", "sona_shm.integrations.gunicorn.Worker"),
     ("py:class", "sona_shm.learning.off_policy.Estimate"),
     ("py:class", "sona_shm.learning.projection.Projection"),
     ("py:class", "sona_shm.loops.drain.DrainLoop"),

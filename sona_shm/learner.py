@@ -235,13 +235,28 @@ class LearnerProcess:
     died, and then the child drains, publishes and ends.
     """
 
-    def __init__(self, name: str, options: LearnerOptions) -> None:
+    def __init__(
+        self, name: str, options: LearnerOptions, plan: CheckpointPlan | None = None
+    ) -> None:
         command = [sys.executable, "-m", "sona_shm.cli", "learner", name, "--until-stdin-closes"]
         if options.journal is not None:
             command += ["--journal", str(options.journal)]
         if options.reward is not None:
             command += ["--reward", reward_path(options.reward)]
+        if plan is not None:
+            command += ["--checkpoint", str(plan.directory)]
+            command += ["--every", str(plan.every), "--keep", str(plan.keep)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process still runs; also where somebody else has waited for it."""
+        return self._process.poll() is None
 
     def stop(self) -> None:
         """Learn what is recorded and end, within a bounded time."""

@@ -25,6 +25,8 @@ from sona_shm.shm.waiting import wait_until
 from tests.children import PATIENCE
 from tests.conftest import ROOT
 from tests.private_shm import run_in_private_shm
+from tests.terminal import terminal
+from tests.web.servers import server
 
 BIN: Final = Path(sys.executable).parent
 CONFIG: Final = """\
@@ -195,6 +197,33 @@ def daemon(setting: Setting, up: Callable[[Place], bool]) -> Way:
     return way
 
 
+def stream(setting: Setting, *, says: str) -> Way:
+    """Prints a line again and again, until SIGTERM."""
+
+    def way(command: str, place: Place) -> None:
+        with setting(place), place.start(command) as process:
+            try:
+                assert process.stdout is not None
+                assert says in process.stdout.readline()
+            finally:
+                process.terminate()
+
+    return way
+
+
+def in_a_terminal(setting: Setting, *, says: str) -> Way:
+    """Fills a screen, until `q` is pressed."""
+
+    def way(command: str, place: Place) -> None:
+        _, *arguments = place.filled_in(command).split()
+        with setting(place), terminal((80, 24), *arguments) as screen:
+            screen.wait_for(place.name, says)
+            screen.press("q")
+            assert screen.end() == 0
+
+    return way
+
+
 def learner_is_up(place: Place) -> bool:
     """Whether there is an engine, and a living process learns for it."""
     try:
@@ -219,16 +248,26 @@ def command_exists(command: str, _place: Place) -> None:
     assert all(option in usage.getvalue() for option in options)
 
 
-def soon(command: str, _place: Place) -> None:
-    """A command of another change, which takes this way out of the table."""
-    pytest.skip(f"this version has no {command}")
-
-
 def script(command: str, _place: Place) -> None:
     """It runs for minutes: its shell reads it, and `make` knows what it asks for."""
     subprocess.run(["bash", "-n", command], cwd=ROOT, check=True)
     targets = re.findall(r"^make (\w+)$", (ROOT / command).read_text(), re.MULTILINE)
     subprocess.run(["make", "-n", *targets], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+
+
+def of_the_router(*, says: str) -> Way:
+    """Sent to the example router, on a port of its own; it must say this."""
+
+    def way(command: str, place: Place) -> None:
+        settings = place.directory / "router.toml"
+        example = (ROOT / "examples" / "router" / "router.toml").read_text(encoding="utf-8")
+        settings.write_text(example.replace('name = "router"', f'name = "{place.name}"'))
+        router = ("uvicorn", "--app-dir", "examples", "router.app:app", "--port", "0")
+        environment = {"SONA_ROUTER": str(settings)}
+        with server(place.directory / "log", *router, environment=environment) as running:
+            assert says in place.run(command.replace(":8000", f":{running.port}"))
+
+    return way
 
 
 def elsewhere(file: str, evidence: str) -> Way:

@@ -68,6 +68,7 @@ def config_file(tmp_path: Path) -> str:
         ("learner",),
         ("learn",),
         ("stats",),
+        ("top",),
         ("serve",),
         ("export",),
         ("doctor",),
@@ -99,7 +100,7 @@ def test_a_wrong_command_line_exits_with_2(arguments: tuple[str, ...]) -> None:
     assert "usage: sona" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["stats", "destroy", "learner", "learn"])
+@pytest.mark.parametrize("command", ["stats", "top", "destroy", "learner", "learn"])
 def test_an_absent_engine_is_one_line_and_exit_code_1(command: str, name: str) -> None:
     done = sona_command(command, name)
     assert done.returncode == 1
@@ -129,7 +130,7 @@ def test_stats_as_a_table_name_lanes_routes_and_counters(name: str) -> None:
     with sona.Engine.create(name, config, learner="inline") as engine:
         engine.feedback(engine.route([0.0] * 4).id, 0.5)
         printed = sona_command("stats", name).stdout
-    for word in ("lanes", "retired", "[odd] name", "outcomes_learned", str(os.getpid())):
+    for word in ("lane", "retired", "[odd] name", "outcomes_learned", str(os.getpid())):
         assert word in printed
 
 

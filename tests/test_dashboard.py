@@ -18,8 +18,8 @@ from selenium.webdriver.common.keys import Keys
 import sona_shm as sona
 from tests.browser import DESKTOP, PHONE, Browser, browser_in
 from tests.children import end, hear, start
+from tests.serving import CONFIG, serving, teach
 from tests.test_cli import sona_command
-from tests.web import CONFIG, serving, teach
 
 #: Requests of twelve topics; what a model is good at depends on the topic, and large ones cost.
 LOAD = """

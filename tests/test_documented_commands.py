@@ -25,16 +25,18 @@ from tests.documented_ways import (
     docker_knows,
     elsewhere,
     in_a_container,
+    in_a_terminal,
     installing,
     learner_is_up,
     no_engine,
     of_systemd,
+    of_the_router,
     of_the_whole_host,
     of_users,
     programs_of_target,
     saver_is_up,
     script,
-    soon,
+    stream,
     with_a_group,
 )
 from tests.documents import commands
@@ -88,15 +90,18 @@ WAYS: Final[dict[str, Way]] = {
     "sona save router FILE": as_written(an_engine, says="FILE"),
     "sona serve": command_exists,
     "sona serve NAME": command_exists,
-    "sona serve router": elsewhere("tests/web.py", '"serve", name'),
+    "sona serve router": elsewhere("tests/serving.py", '"serve", name'),
     "sona size": as_written(no_engine, says="it fits"),
     "sona size --rate 50": as_written(no_engine, says="for its feedback"),
     "sona size engine.toml": as_written(no_engine, says="--shm-size=64m"),
     "sona size engine.toml --rate 50": as_written(no_engine, says="20.5 s"),
     "sona size engine.toml --set max_workers=64 --json": as_written(no_engine, says='"fits"'),
     "sona stats": command_exists,
+    "sona stats --json": command_exists,
     "sona stats router": as_written(an_engine, says="outcomes_learned"),
-    "sona top": soon,
+    "sona top router": in_a_terminal(a_learner, says="small"),
+    "sona top router --once": as_written(a_learner, says="small"),
+    "sona top router --json": stream(a_learner, says='"rates"'),
     # ---- make ----
     ".ci/run": script,
     "make bench": programs_of_target("--help"),
@@ -104,9 +109,19 @@ WAYS: Final[dict[str, Way]] = {
     "make demo": elsewhere("tests/test_demo.py", 'sona_command("demo"'),
     "make docs": elsewhere(".ci/run", "make docs"),
     "make lint": elsewhere(".ci/run", "make lint"),
+    "make router": elsewhere(
+        "tests/test_router_under_fire.py", '"-c", "examples/router/gunicorn.conf.py"'
+    ),
     "make test": elsewhere(".ci/run", "make test"),
     "make test-peft": elsewhere("tests/test_peft.py", "make test-peft"),
     "make torture": programs_of_target("--help"),
+    # ---- the example router ----
+    "curl -s http://127.0.0.1:8000/v1/chat/completions -d "
+    '\'{"model": "auto", "messages": [{"role": "user", "content": "fix this python bug"}]}\'': (
+        of_the_router(says='"sona":{"decision_id":')
+    ),
+    "curl -i http://127.0.0.1:8000/feedback -d "
+    '\'{"decision_id": "4307886557626745", "quality": 0.9}\'': of_the_router(says="202 Accepted"),
     # ---- systemd ----
     "journalctl -u sona-learner@router": of_systemd,
     "loginctl enable-linger USER": of_systemd,

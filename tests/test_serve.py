@@ -23,8 +23,8 @@ from sona_shm.web.sampler import Sampler
 from sona_shm.web.watch import EngineWatch
 from tests.children import PATIENCE, end, hear, start
 from tests.conftest import ROOT
+from tests.serving import CONFIG, Follower, Server, serving, teach
 from tests.test_cli import sona_command
-from tests.web import CONFIG, Follower, Server, serving, teach
 
 PAGES = ("/", "/metrics", "/healthz", "/api/state", "/api/history", "/api/patterns")
 WAIT = "say('on'); hear()"

@@ -20,7 +20,7 @@ from sona_shm.shm.waiting import wait_until
 from sona_shm.web.metrics import LEARNER_COUNTERS
 from tests.children import PATIENCE, end, finish, hear, start, tell
 from tests.conftest import ROOT
-from tests.web import CONFIG, serving, teach
+from tests.serving import CONFIG, serving, teach
 
 
 def promtool(*arguments: str, text: str = "") -> None:

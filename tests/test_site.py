@@ -12,14 +12,26 @@ from tests.conftest import ROOT
 from tests.documents import FILES
 
 REFERENCE = sorted((ROOT / "docs" / "api").glob("*.rst"))
-_DIRECTIVE = re.compile(r"^\.\. auto(?:class|exception|function):: (\w+)", re.MULTILINE)
+_DIRECTIVE = re.compile(
+    r"^\.\. (?:currentmodule:: (\S+)|auto(?:class|exception|function):: (\w+))", re.MULTILINE
+)
 _BLOCK = re.compile(r"```.*?```", re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 
 
 def test_the_reference_has_every_public_name_once() -> None:
-    found = [name for page in REFERENCE for name in _DIRECTIVE.findall(page.read_text())]
-    assert sorted(found) == list(sona.__all__)
+    found: dict[str, list[str]] = {}
+    for page in REFERENCE:
+        module = ""
+        for switch, name in _DIRECTIVE.findall(page.read_text()):
+            module = switch or module
+            if name:
+                found.setdefault(module, []).append(name)
+    assert sorted(found.pop("sona_shm")) == list(sona.__all__)
+    assert found == {
+        "sona_shm.integrations.worker": ["worker_engine"],
+        "sona_shm.integrations.gunicorn": ["GunicornHooks"],
+    }
 
 
 def test_every_page_is_in_the_contents() -> None:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-from typing import Any, Final
+from typing import Final
 
-from sona_shm.checkpoint.format import Checkpoint
-from sona_shm.checkpoint.rotation import newest_valid
-from sona_shm.checkpoint.saver import CheckpointPlan, make_directory
+from sona_shm.checkpoint.saver import make_directory
 from sona_shm.cli import daemon
 from sona_shm.cli.arguments import add_plan_arguments, file_path, plan_of
-from sona_shm.config import Route, SonaConfig
-from sona_shm.engine import Engine
-from sona_shm.errors import ConfigError, EngineExists, EngineNotFound, EngineNotReady
+from sona_shm.config import SonaConfig
+from sona_shm.engine.ensure import ensure_engine
 from sona_shm.learner import run as run_learner
 from sona_shm.loops.drain import LearnerOptions
 from sona_shm.loops.reward import load_reward
 
-logger = logging.getLogger("sona_shm.learner")
 #: How long one thread may keep the GIL while another one waits; Python's own 5 ms are a stall.
 _SWITCH_SECONDS: Final = 1e-4
 
@@ -74,58 +69,8 @@ def run(options: argparse.Namespace) -> int:
     if options.checkpoint is not None:
         plan = plan_of(options, options.checkpoint)
         make_directory(plan.directory)
-    if options.create is not None and not _exists(options.name):
-        _make_engine(options.name, SonaConfig.from_file(options.create), plan)
+    if options.create is not None:
+        ensure_engine(options.name, SonaConfig.from_file(options.create), options.checkpoint)
     reward = None if options.reward is None else load_reward(options.reward)
     run_learner(options.name, stop, LearnerOptions(options.journal, reward), plan)
     return 0
-
-
-# ---- making the engine ----
-
-
-def _exists(name: str) -> bool:
-    try:
-        Engine.attach(name).close()
-    except (EngineNotFound, EngineNotReady):
-        return False
-    return True
-
-
-def _make_engine(name: str, config: SonaConfig, plan: CheckpointPlan | None) -> None:
-    """From the newest valid checkpoint, or anew; whoever else makes it meanwhile is as good."""
-    checkpoint = None if plan is None else newest_valid(plan.directory)
-    try:
-        if checkpoint is None:
-            Engine.create(name, config).close()
-            logger.info("created %s anew", name)
-            return
-        changes = _changes(checkpoint, config)
-        Engine.restore(name, checkpoint.path, changes=changes).close()
-        logger.info("restored %s from %s, %s", name, checkpoint.path, changes or "as it was")
-    except EngineExists:
-        logger.info("%s was made by another process", name)
-
-
-def _changes(checkpoint: Checkpoint, config: SonaConfig) -> dict[str, Any]:
-    """What the configuration says otherwise than the checkpoint.
-
-    Raises
-    ------
-    ConfigError
-        If the routes are neither those at creation nor those in service.
-    """
-    state = checkpoint.state
-    in_service = tuple(Route(row.name, row.cost) for row in state.routes if row.active)
-    if config.routes not in (state.config.routes, in_service):
-        raise ConfigError(
-            f"the configuration has the routes {_listed(config.routes)}, the checkpoint "
-            f"{checkpoint.path} has {_listed(in_service)}; start with those, then use add_route, "
-            "retire_route and set_cost, or begin with an empty directory"
-        )
-    wanted, saved = config.to_mapping(), state.config.to_mapping()
-    return {key: value for key, value in wanted.items() if key != "routes" and value != saved[key]}
-
-
-def _listed(routes: Any) -> str:
-    return ", ".join(f"{route.name} ({route.cost:g})" for route in routes) or "none"

@@ -19,6 +19,7 @@ from sona_shm.cli import (
     serve,
     size,
     stats,
+    top,
 )
 from sona_shm.errors import SonaError
 
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (
-        *(demo, size, learner, learn, stats, serve, doctor),
+        *(demo, size, learner, learn, stats, top, serve, doctor),
         *(save, restore, replay, export, destroy),
     ):
         command.add_parser(commands)

@@ -324,6 +324,25 @@ to it to go on learning, or pass replace=True to start anew
             self.instant.release()
             self._finalizer()
 
+    @property
+    def is_current(self) -> bool:
+        """Whether this engine is open here and is still the one of its name.
+
+        False after `close`, and after it was destroyed or replaced: attach again.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> engine = sona.Engine.create("doc-current", sona.SonaConfig(hidden_dim=2))
+        >>> engine.is_current
+        True
+        >>> sona.Engine.destroy("doc-current")
+        >>> engine.is_current
+        False
+        >>> engine.close()
+        """
+        return self._memory.is_open and not self._memory.is_destroyed
+
     def __enter__(self) -> Engine:
         return self
 

@@ -38,6 +38,34 @@ class Requests(_core.Reader):
         self.config = config_of(memory)
         self.instant = InstantLoop._over(memory, self.config)
 
+    def claim_lane(self) -> int:
+        """Take this process's lane now and not at its first request; idempotent.
+
+        For the start of a worker: one lane too few is an error then, and not a failed request.
+
+        Returns
+        -------
+        int
+            Index of the lane.
+
+        Raises
+        ------
+        NoFreeLaneError
+            If more processes record than the engine has lanes.
+        EngineNotFound
+            If the engine was destroyed or replaced.
+
+        Examples
+        --------
+        >>> import sona_shm as sona
+        >>> with sona.Engine.create("doc-claim", sona.SonaConfig(hidden_dim=2)) as engine:
+        ...     engine.claim_lane(), engine.claim_lane()
+        (0, 0)
+        >>> sona.Engine.destroy("doc-claim")
+        """
+        self.instant._claim()
+        return self.instant._lane_index
+
     # ---- routing ----
 
     def route(self, x: ArrayLike, allowed: Iterable[str | int] | None = None) -> Decision:

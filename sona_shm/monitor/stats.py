@@ -223,7 +223,7 @@ class EngineStats:
 _COUNTS = ("trajectories", "feedbacks", "dropped", "decisions")
 
 
-def _take_back(words: dict[str, int]) -> None:
+def take_back(words: dict[str, int]) -> None:
     """Uncount a record that its owner had counted, but died before publishing.
 
     The same rule as `take_back` in ``_core/lane.c``, which the next owner applies for good.
@@ -244,7 +244,7 @@ def _lane(
         index, "head", "intent", "epoch", "quarantined", *_COUNTS, *(f"base_{c}" for c in _COUNTS)
     )
     if not alive:
-        _take_back(words)
+        take_back(words)
     # A dead owner's counts belong to the retired row as soon as the kernel says it is dead.
     former = {count: words[f"base_{count}"] if alive else words[count] for count in _COUNTS}
     own = {count: max(0, words[count] - former[count]) for count in _COUNTS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import time
@@ -372,9 +373,12 @@ def _let_go(
     for descriptor in held.values():
         os.close(descriptor)
     held.clear()
-    for segment in segments.values():
-        segment.close()
-    segments.clear()
+    for kind in list(segments):
+        # An engine that ends with a cycle of garbage maps its segments until it has ended itself,
+        # and then they close themselves.
+        with contextlib.suppress(BufferError):
+            segments[kind].close()
+            del segments[kind]
 
 
 def config_checksum(geometry: Geometry, config: bytes) -> int:

@@ -1,0 +1,1 @@
+"""An LLM router whose workers learn as one; see README.md."""

@@ -1,0 +1,1 @@
+"""How engines live in servers that run as many processes."""
