@@ -17,7 +17,8 @@ from sona_shm.shm.names import names_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("SONA_SHARED", ROOT.parent / "shared"))
-SEED = int(os.environ.get("SONA_TEST_SEED", secrets.randbits(32)))
+# In the environment, so that the processes that share the tests out have the same.
+SEED = int(os.environ.setdefault("SONA_TEST_SEED", str(secrets.randbits(32))))
 
 
 def pytest_report_header() -> str:
