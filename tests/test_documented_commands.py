@@ -99,6 +99,7 @@ WAYS: Final[dict[str, Way]] = {
     "sona stats": command_exists,
     "sona stats --json": command_exists,
     "sona stats router": as_written(an_engine, says="outcomes_learned"),
+    "sona top": command_exists,
     "sona top router": in_a_terminal(a_learner, says="small"),
     "sona top router --once": as_written(a_learner, says="small"),
     "sona top router --json": stream(a_learner, says='"rates"'),

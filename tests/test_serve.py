@@ -19,8 +19,8 @@ import pytest
 
 import sona_shm as sona
 from sona_shm.shm.waiting import wait_until
+from sona_shm.watch import Watch
 from sona_shm.web.sampler import Sampler
-from sona_shm.web.watch import EngineWatch
 from tests.children import PATIENCE, end, hear, start
 from tests.conftest import ROOT
 from tests.serving import CONFIG, Follower, Server, serving, teach
@@ -151,7 +151,7 @@ def test_so_many_may_follow_and_who_leaves_makes_room(name: str) -> None:
 
 def test_who_follows_hears_something_although_nothing_is_new(name: str) -> None:
     async def heard() -> list[str | None]:
-        states = Sampler(EngineWatch(name)).states(patience=0.01)
+        states = Sampler(Watch(name)).states(patience=0.01)
         return [await anext(states) for _ in range(3)]
 
     state, *silence = asyncio.run(heard())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import pytest
 import sona_shm as sona
 from sona_shm.shm.layout import LAYOUT_VERSION
 from sona_shm.shm.waiting import wait_until
-from sona_shm.top.watch import Watch
+from sona_shm.watch import Watch
 from tests.children import ENVIRONMENT, PATIENCE
 from tests.conftest import remove_everything
 from tests.processes import line_of, worker
@@ -386,7 +387,7 @@ def test_looking_writes_nothing_and_takes_no_lane(name: str) -> None:
             return [bytes(engine._memory.buffer(kind)) for kind in kinds]
 
         before = content()
-        with Watch(name) as watch:
+        with contextlib.closing(Watch(name)) as watch:
             looks = [watch.look() for _ in range(3)]
             assert [lane.pid for look in looks if look.stats for lane in look.stats.lanes] == (
                 [os.getpid()] * 3

@@ -14,8 +14,8 @@ from rich.table import Table
 from sona_shm.cli.arguments import add_settings, per_second
 from sona_shm.config import SonaConfig
 from sona_shm.shm.layout import RECORD_HEADER_BYTES, typical_record_bytes
+from sona_shm.shm.names import SHARED_MEMORY
 
-_SHARED_MEMORY: Final = "/dev/shm"
 _MEBIBYTE: Final = 2**20
 #: What Docker gives without being asked.
 _DOCKER_DEFAULT: Final = 64 * _MEBIBYTE
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     """Calculate and print."""
     config = SonaConfig() if options.file is None else SonaConfig.from_file(options.file)
     config = SonaConfig.from_mapping(config.to_mapping() | dict(options.settings))
-    room = os.statvfs(_SHARED_MEMORY)
+    room = os.statvfs(SHARED_MEMORY)
     free = room.f_bavail * room.f_frsize
     result: dict[str, Any] = {
         "bytes": config.nbytes(),
@@ -141,7 +141,7 @@ def _print(config: SonaConfig, result: dict[str, Any], rate: float | None) -> No
     table.add_row("all", f"[bold]{result['bytes']:,}[/]")
     console.print(table)
     verdict = "it fits" if result["fits"] else "[bold]it does not fit[/]"
-    console.print(f"{_SHARED_MEMORY} has {result['free']:,} bytes free here: {verdict}")
+    console.print(f"{SHARED_MEMORY} has {result['free']:,} bytes free here: {verdict}")
     console.print(f"in a container: docker run --shm-size={result['shm_size_mib']}m")
     if rate is not None:
         _print_seconds(console, result["seconds"], rate)

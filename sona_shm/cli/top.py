@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 import time
+from typing import Any
 
 from rich.console import Console
 
 from sona_shm.cli.arguments import seconds
 from sona_shm.errors import SonaError
 from sona_shm.monitor import tables
-from sona_shm.top.watch import Watch
+from sona_shm.monitor.rates import Rates
+from sona_shm.watch import Look, Watch
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,28 +52,37 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Show the engine once or again and again."""
-    with Watch(options.name) as watch:
+    with contextlib.closing(Watch(options.name)) as watch:
+        first = watch.look()
+        if first.problem:
+            raise SonaError(first.problem)
         if options.once or options.json:
-            _print(watch, options)
+            _print(watch, first, options)
             return 0
         _require_terminal()
         return _show(watch, options.interval)
 
 
-def _print(watch: Watch, options: argparse.Namespace) -> None:
-    """The first look is only there for the rates of the next one."""
-    watch.look()
+def _print(watch: Watch, before: Look, options: argparse.Namespace) -> None:
     while True:
         time.sleep(options.interval)
         look = watch.look()
+        rates = look.rates_since(before)
         if options.json:
-            print(json.dumps(look.to_mapping()), flush=True)
+            print(json.dumps(_mapping(look, rates)), flush=True)
         elif look.stats is not None:
-            Console(highlight=False).print(tables.everything(look.stats, look.rates))
+            Console(highlight=False).print(tables.everything(look.stats, rates))
         if options.once and look.problem:
             raise SonaError(look.problem)
         if options.once:
             return
+        before = look
+
+
+def _mapping(look: Look, rates: Rates | None) -> dict[str, Any]:
+    if look.stats is None:
+        return {"problem": look.problem}
+    return look.stats.to_mapping() | {"rates": None if rates is None else rates.to_mapping()}
 
 
 def _require_terminal() -> None:

@@ -18,8 +18,9 @@ from textual.widgets import Footer, Static
 
 from sona_shm.monitor import tables
 from sona_shm.monitor.figures import sparkline
+from sona_shm.monitor.rates import Rates
 from sona_shm.top.drawn import Drawn
-from sona_shm.top.watch import Look, Watch
+from sona_shm.watch import Look, Watch
 
 #: Intervals that the bars of traffic and reward reach back, on the widest screen.
 _REMEMBERED: Final = 256
@@ -116,6 +117,7 @@ class TopApp(App[None]):
         self._watch = watch
         self._interval = interval
         self._found: Look | None = None
+        self._rates: Rates | None = None
         self._found_at = ""
         self._paused = False
         self._order = 0
@@ -152,8 +154,8 @@ class TopApp(App[None]):
             then = f"; below, how it was at {self._found_at}" if self._found else ""
             self._part["banner"].show(f"{look.problem}\nwaiting for an engine of that name{then}")
             return
+        rates = self._rates = look.rates_since(self._found)
         self._found, self._found_at = look, time.strftime("%H:%M:%S")
-        rates = look.rates
         if rates is not None and rates.decisions is not None:
             self._decisions.append(rates.decisions)
         if rates is not None and rates.mean_reward is not None:
@@ -163,7 +165,7 @@ class TopApp(App[None]):
     def _draw(self) -> None:
         if self._found is None or self._found.stats is None:
             return
-        stats, rates = self._found.stats, self._found.rates
+        stats, rates = self._found.stats, self._rates
         drawn: dict[str, RenderableType | None] = {
             "header": tables.header(stats, rates),
             "trend": self._trend(),

@@ -13,7 +13,7 @@ from collections import deque
 from itertools import pairwise
 from typing import Any, Final
 
-from sona_shm.web.watch import Look
+from sona_shm.watch import Look
 
 #: Seconds between samples, and how many are kept, of the last hour and of the last day.
 _FINE: Final = (1.0, 3600)

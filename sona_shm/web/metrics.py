@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 import sona_shm
 from sona_shm.monitor.stats import EngineStats
-from sona_shm.web.watch import Look
+from sona_shm.watch import Look
 
 #: Every counter of `InstantLoopMetrics`.
 LEARNER_COUNTERS: Final = {
@@ -67,9 +67,9 @@ class EngineCollector(Collector):
     Examples
     --------
     >>> import sona_shm as sona
-    >>> from sona_shm.web.watch import EngineWatch
+    >>> from sona_shm.watch import Watch
     >>> sona.Engine.create("doc-metrics", sona.SonaConfig(hidden_dim=2)).close()
-    >>> watch = EngineWatch("doc-metrics")
+    >>> watch = Watch("doc-metrics")
     >>> text, _ = EngineCollector("doc-metrics").exposition(watch.look(), accept="")
     >>> [line for line in text.decode().splitlines() if line.startswith("sona_engine_up")]
     ['sona_engine_up{engine="doc-metrics"} 1.0']

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from sona_shm.monitor.rates import Rates
+from sona_shm.watch import Look, Watch
 from sona_shm.web.history import History, sample_of
 from sona_shm.web.json_text import to_json
-from sona_shm.web.patterns import PatternPoint
-from sona_shm.web.watch import EngineWatch, Look
+from sona_shm.web.patterns import PatternPoint, pattern_points
 
+logger = logging.getLogger("sona_shm.web")
 PERIOD_SECONDS: Final = 1.0
 #: Who wants to know more than the last sample, as a scrape does, looks at most this often.
 _FRESH_SECONDS: Final = 0.1
@@ -26,16 +28,17 @@ class Sampler:
 
     Parameters
     ----------
-    watch : EngineWatch
+    watch : Watch
     """
 
-    def __init__(self, watch: EngineWatch) -> None:
+    def __init__(self, watch: Watch) -> None:
         self.name = watch.name
         self.history = History()
         self.ended = False
         self._watch = watch
         self._latest = watch.look()
         self._sampled = self._latest
+        self._tell("", self._latest)
         self._rates: Rates | None = None
         self._state = ""
         self._patterns: tuple[float, list[PatternPoint]] = (-math.inf, [])
@@ -61,9 +64,15 @@ class Sampler:
         async with self._looking:
             taken, points = self._patterns
             if time.monotonic() - taken > PERIOD_SECONDS:
-                points = await asyncio.to_thread(self._watch.patterns, self._latest)
+                points = await asyncio.to_thread(self._look_at_patterns)
                 self._patterns = time.monotonic(), points
             return points
+
+    def _look_at_patterns(self) -> list[PatternPoint]:
+        engine, stats = self._watch.engine, self._latest.stats
+        if engine is None or stats is None:
+            return []
+        return pattern_points(engine.reasoning_bank(), engine.config, stats.routes)
 
     @property
     def latest(self) -> Look:
@@ -97,12 +106,20 @@ class Sampler:
     def _take(self, look: Look) -> None:
         """Make a look the sample of this second."""
         before, self._sampled = self._sampled, look
-        self._rates = _rates(before, look)
+        self._rates = look.rates_since(before)
+        self._tell(before.problem, look)
         sample = sample_of(look)
         if sample is not None:
             self.history.add(sample)
         self._state = ""
         self._announce()
+
+    def _tell(self, problem_before: str, look: Look) -> None:
+        """Log what has changed."""
+        if look.problem and look.problem != problem_before:
+            logger.warning("%s", look.problem)
+        elif problem_before and not look.problem:
+            logger.info("the engine %r is there", self.name)
 
     def _announce(self) -> None:
         news, self._news = self._news, asyncio.Event()
@@ -120,12 +137,3 @@ class Sampler:
             "rates": None if self._rates is None else self._rates.to_mapping(),
             "shm": {"free_bytes": look.shm_free_bytes, "total_bytes": look.shm_total_bytes},
         }
-
-
-def _rates(before: Look, after: Look) -> Rates | None:
-    seconds = after.clock - before.clock
-    if before.stats is None or after.stats is None or seconds <= 0.0:
-        return None
-    if before.attachment != after.attachment:
-        return None
-    return Rates.between(before.stats, after.stats, seconds)

@@ -12,9 +12,9 @@ from typing import Final
 
 import uvicorn
 
+from sona_shm.watch import Watch
 from sona_shm.web.app import create_app
 from sona_shm.web.sampler import Sampler
-from sona_shm.web.watch import EngineWatch
 
 logger = logging.getLogger("sona_shm.web")
 #: After a signal, answers that are not finished by then are cut off.
@@ -66,7 +66,7 @@ def serve(name: str, host: str, listener: socket.socket, stop: threading.Event) 
     ConfigError
         If no engine can be called so.
     """
-    watch = EngineWatch(name)
+    watch = Watch(name)
     with contextlib.closing(watch), listener:
         address, port = listener.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
