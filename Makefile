@@ -35,6 +35,7 @@ bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/visibility.py
 	$(BIN)/python benchmarks/background.py
 	$(BIN)/python benchmarks/transport.py
+	$(BIN)/python benchmarks/monitoring.py
 
 # About half an hour on two cores.
 bench-routing: $(VENV)/installed-bench

@@ -70,7 +70,7 @@ def measure(dim: int, count: int) -> Iterator[dict[str, Any]]:
         memory = attach_memory(name)
         drain = DrainLoop(memory, config)
         try:
-            _teach(engine, drain, dim)
+            teach(engine, drain, dim)
             yield from _request_path(engine, drain, dim, count)
             yield from _learner(engine, drain, dim)
             yield _both_tiers(engine, drain, dim, count)
@@ -80,7 +80,7 @@ def measure(dim: int, count: int) -> Iterator[dict[str, Any]]:
             sona.Engine.destroy(name)
 
 
-def _teach(engine: sona.Engine, drain: DrainLoop, dim: int) -> None:
+def teach(engine: sona.Engine, drain: DrainLoop, dim: int) -> None:
     """Outcomes of every route, so that all experts have something to say."""
     rng = np.random.default_rng(2)
     for i in range(TAUGHT):
