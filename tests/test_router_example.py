@@ -17,12 +17,13 @@ from tests.conftest import remove_everything
 from tests.web.servers import PATIENCE, Server, server
 
 STUBS = {"small": "stub://chat", "large": "stub://code,mathematics,chat"}
-ALL_FORMS = ("good", "broken", "refusing", "cutting", "nonsense")
+ALL_FORMS = ("good", "broken", "refusing", "cutting", "nonsense", "unfit")
 HASHED = 'kind = "hashed_ngrams"\ndimension = 64\n'
 
 
 def settings_text(name: str, upstreams: dict[str, str], embedder: str = HASHED) -> str:
-    tables = [f'[engine]\nname = "{name}"\n[embedder]\n{embedder}']
+    none = "" if upstreams else "upstreams = []\n"
+    tables = [f'{none}[engine]\nname = "{name}"\n[embedder]\n{embedder}']
     for upstream, url in upstreams.items():
         tables.append(f'[[upstreams]]\nname = "{upstream}"\ncost = 0.5\nbase_url = "{url}"\n')
         if upstream == "good":
@@ -159,7 +160,9 @@ def test_health_is_good_without_a_learner_which_is_said(stubs: tuple[str, httpx.
         ('{"decision_id": "\u0663", "quality": 1}', "decision_id is"),
         ('{"decision_id": "12"}', "quality is null, expected a number from 0 to 1"),
         ('{"decision_id": "12", "quality": 1.5}', "quality is 1.5"),
-        ('{"decision_id": "12", "quality": NaN}', "quality is NaN"),
+        ('{"decision_id": "12", "quality": NaN}', "the body is no JSON: Out of range"),
+        ('{"decision_id": "18446744073709551616", "quality": 1}', "decision_id is"),
+        ("[" * 100_000, "the body is no JSON: it is nested too deeply"),
         ('{"decision_id": "12", "quality": true}', "quality is true"),
         ('{"decision_id": "12", "quality": "good"}', 'quality is "good"'),
     ],
@@ -182,14 +185,28 @@ def test_bad_feedback_is_answered_with_what_was_expected(
         ({"model": "auto", "messages": []}, "messages is [], expected a non-empty list"),
         ({"model": "auto", "messages": ["hello"]}, 'a message is "hello", expected {"role"'),
         ({"model": "auto", "messages": [{}], "stream": "yes"}, 'stream is "yes"'),
+        (
+            {"model": "auto", "messages": [{"content": "half of an emoji: \ud83d"}]},
+            "no JSON: 'utf-8'",
+        ),
     ],
 )
 def test_a_bad_chat_request_is_answered_with_what_was_expected(
     stubs: tuple[str, httpx.Client], body: dict[str, Any], expected: str
 ) -> None:
-    answer = stubs[1].post("/v1/chat/completions", json=body)
+    answer = stubs[1].post("/v1/chat/completions", content=json.dumps(body))
     assert answer.status_code == 400
     assert expected in answer.json()["error"]["message"]
+
+
+def test_a_body_that_is_too_large_is_refused(stubs: tuple[str, httpx.Client]) -> None:
+    answer = stubs[1].post("/v1/chat/completions", content=b" " * (32 * 2**20 + 1))
+    assert answer.status_code == 413
+    assert "longer than 33,554,432 bytes" in answer.json()["error"]["message"]
+
+
+def test_stream_may_be_null_as_openai_has_it(stubs: tuple[str, httpx.Client]) -> None:
+    assert ask(stubs[1], stream=None).json()["object"] == "chat.completion"
 
 
 @pytest.mark.parametrize("content", [None, "", [{"type": "text", "text": "hello"}, 3], 12])
@@ -205,7 +222,7 @@ def test_an_upstream_gets_its_model_and_its_key(failing: tuple[str, httpx.Client
     assert json.loads(message) == {"model": "the-model", "key": "Bearer secret"}
 
 
-@pytest.mark.parametrize("form", ["broken", "nonsense", "absent"])
+@pytest.mark.parametrize("form", ["broken", "nonsense", "unfit", "absent"])
 def test_a_pinned_upstream_that_fails_is_learned_as_bad(
     failing: tuple[str, httpx.Client], form: str
 ) -> None:
@@ -271,6 +288,10 @@ def test_an_embedder_over_http(running: Running, upstream: str, name: str) -> No
     assert answer.status_code == 502
     assert "shape (3,), expected (4,)" in answer.json()["error"]["message"]
     assert ask(client, prompt="fail").status_code == 502
+    answer = ask(client, prompt="nothing")
+    assert answer.status_code == 502
+    assert "not finite" in answer.json()["error"]["message"]
+    assert ask(client, prompt="long " * 10_000).status_code == 200
 
 
 # ---- engine and settings ----
@@ -320,7 +341,10 @@ def test_routes_and_costs_follow_the_settings(running: Running, name: str) -> No
         ('kind = "magic"\ndimension = 64\n', STUBS, "embedder kind is 'magic', expected"),
         (HASHED, {"a": "stub://cooking"}, "expected stub:// and some of code, mathematics, chat"),
         (HASHED, {"a": "ftp://x"}, "expected http://, https:// or stub://"),
-        (HASHED + "wings = 2\n", STUBS, "wings"),
+        (HASHED, {"a": "http://x:port/v1"}, "base_url of a is 'http://x:port/v1': Invalid port"),
+        (HASHED, {}, r"expected \[engine\], \[embedder\] and one \[\[upstreams\]\] for each model"),
+        (HASHED + "wings = 2\n", STUBS, r"\[embedder\] has wings, expected kind, dimension"),
+        (HASHED + "model = 2\n", STUBS, r"\[embedder\] has model = 2, expected str"),
         (HASHED.replace("64", "0"), STUBS, "hidden_dim is 0, expected"),
     ],
 )

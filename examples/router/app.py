@@ -91,7 +91,8 @@ async def healthz(request: Request) -> Response:
 
 
 async def _bad_request(_: Request, error: Exception) -> Response:
-    return error_response(400, str(error), "invalid_request_error")
+    assert isinstance(error, BadRequestError)
+    return error_response(error.status, str(error), "invalid_request_error")
 
 
 async def _refused(_: Request, error: Exception) -> Response:

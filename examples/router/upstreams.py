@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 import httpx
 
 import sona_shm as sona
+from router.forms import parsed
 from router.settings import UpstreamSettings, authorization
 from router.stubs import SUBJECTS, stub_answer
 
@@ -49,7 +50,12 @@ class HttpUpstream:
     def __init__(self, settings: UpstreamSettings, client: httpx.AsyncClient) -> None:
         self.name = settings.name
         self._client = client
-        self._url = settings.base_url.rstrip("/") + "/chat/completions"
+        try:
+            self._url = httpx.URL(settings.base_url.rstrip("/") + "/chat/completions")
+        except httpx.InvalidURL as error:
+            raise sona.ConfigError(
+                f"base_url of {self.name} is {settings.base_url!r}: {error}"
+            ) from None
         self._model = settings.model or settings.name
         self._headers = authorization(settings.api_key_env)
         self._timeout = settings.timeout_seconds
@@ -58,7 +64,7 @@ class HttpUpstream:
         """The whole answer."""
         response = await self._send(body)
         try:
-            answer = json.loads(await response.aread())
+            answer = parsed(await response.aread())
         except (httpx.HTTPError, ValueError) as error:
             raise UpstreamError(f"{self._url}: {error!r}") from None
         finally:

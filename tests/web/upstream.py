@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 EMBEDDING_LENGTH: Final = 4
+LONGEST_TEXT: Final = 24_000
 
 
 async def _events(cut: bool) -> AsyncIterator[bytes]:
@@ -24,7 +25,7 @@ async def _events(cut: bool) -> AsyncIterator[bytes]:
 
 
 async def chat(request: Request) -> Response:
-    """What the path's first part says: good, broken, refusing, cutting, nonsense."""
+    """What the path's first part says: good, broken, refusing, cutting, nonsense, unfit."""
     how = request.path_params["how"]
     if how == "broken":
         return JSONResponse({"error": {"message": "out of memory"}}, 500)
@@ -32,6 +33,8 @@ async def chat(request: Request) -> Response:
         return JSONResponse({"error": {"message": "the prompt is too long"}}, 400)
     if how == "nonsense":
         return Response("<html>")
+    if how == "unfit":
+        return Response('{"half of an emoji": "\\ud83d"}')
     body = await request.json()
     if body.get("stream"):
         return StreamingResponse(_events(how == "cutting"), media_type="text/event-stream")
@@ -41,10 +44,14 @@ async def chat(request: Request) -> Response:
 
 
 async def embeddings(request: Request) -> Response:
-    """Different for texts of different length."""
+    """Different for texts of different length; none for very long ones."""
     text = (await request.json())["input"]
     if text == "fail":
         return Response("busy", 503)
+    if text == "nothing":
+        return JSONResponse({"data": [{"embedding": [None] * EMBEDDING_LENGTH}]})
+    if len(text) > LONGEST_TEXT:
+        return Response("too long", 400)
     length = EMBEDDING_LENGTH - (text == "short")
     return JSONResponse({"data": [{"embedding": [1.0, float(len(text)), *[0.0] * (length - 2)]}]})
 
