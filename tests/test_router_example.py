@@ -17,7 +17,7 @@ from tests.conftest import remove_everything
 from tests.web.servers import PATIENCE, Server, server
 
 STUBS = {"small": "stub://chat", "large": "stub://code,mathematics,chat"}
-ALL_FORMS = ("good", "broken", "refusing", "cutting", "nonsense", "unfit")
+ALL_FORMS = ("good", "broken", "refusing", "cutting", "hanging", "nonsense", "unfit")
 HASHED = 'kind = "hashed_ngrams"\ndimension = 64\n'
 
 
@@ -257,6 +257,31 @@ def test_a_stream_that_breaks_off_ends_with_an_error(failing: tuple[str, httpx.C
     assert "two" in two
     assert json.loads(last)["error"]["type"] == "upstream_error"
     assert outcomes(name)["cutting"] == (1, 0.0)
+
+
+def test_a_page_instead_of_a_stream_is_a_failure(failing: tuple[str, httpx.Client]) -> None:
+    name, client = failing
+    before, _ = outcomes(name)["nonsense"]
+    answer = ask(client, model="nonsense", stream=True)
+    assert answer.status_code == 502
+    assert "expected events" in answer.json()["error"]["message"]
+    assert outcomes(name)["nonsense"] == (before + 1, 0.0)
+
+
+def test_answers_that_take_long_hold_up_no_others(failing: tuple[str, httpx.Client]) -> None:
+    name, client = failing
+    body = {"model": "hanging", "messages": [{"content": "hello"}], "stream": True}
+    waiting = []  # an iterator that is dropped closes its connection
+    with ExitStack() as streams:
+        patient = httpx.Client(limits=httpx.Limits(max_connections=None), timeout=PATIENCE)
+        streams.enter_context(patient)
+        for _ in range(101):  # httpx has 100 connections, unless it is told otherwise
+            url = client.base_url.join("/v1/chat/completions")
+            answer = streams.enter_context(patient.stream("POST", url, json=body))
+            waiting.append(answer.iter_bytes())
+            assert next(waiting[-1]).startswith(b"data: ")
+        assert ask(client, model="good").status_code == 200
+        assert outcomes(name)["hanging"][0] == 0
 
 
 def test_another_route_is_tried_where_one_fails(running: Running, upstream: str, name: str) -> None:

@@ -75,7 +75,12 @@ class HttpUpstream:
 
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
         """The events as they come."""
-        return self._events(await self._send(body))
+        response = await self._send(body)
+        kind = response.headers.get("content-type", "")
+        if not kind.startswith("text/event-stream"):
+            await response.aclose()
+            raise UpstreamError(f"{self._url} answered {kind or 'nothing'}, expected events")
+        return self._events(response)
 
     async def _events(self, response: httpx.Response) -> AsyncIterator[bytes]:
         try:

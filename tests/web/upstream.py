@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Final
@@ -15,17 +16,19 @@ EMBEDDING_LENGTH: Final = 4
 LONGEST_TEXT: Final = 24_000
 
 
-async def _events(cut: bool) -> AsyncIterator[bytes]:
+async def _events(how: str) -> AsyncIterator[bytes]:
     for word in ("one", "two"):
         chunk = {"choices": [{"index": 0, "delta": {"content": word}}]}
         yield f"data: {json.dumps(chunk)}\n\n".encode()
-    if cut:
+    if how == "hanging":
+        await asyncio.Event().wait()
+    if how == "cutting":
         raise ConnectionError("as the test has asked for")
     yield b"data: [DONE]\n\n"
 
 
 async def chat(request: Request) -> Response:
-    """What the path's first part says: good, broken, refusing, cutting, nonsense, unfit."""
+    """What the path's first part says: good, or one of the ways to fail below."""
     how = request.path_params["how"]
     if how == "broken":
         return JSONResponse({"error": {"message": "out of memory"}}, 500)
@@ -37,7 +40,7 @@ async def chat(request: Request) -> Response:
         return Response('{"half of an emoji": "\\ud83d"}')
     body = await request.json()
     if body.get("stream"):
-        return StreamingResponse(_events(how == "cutting"), media_type="text/event-stream")
+        return StreamingResponse(_events(how), media_type="text/event-stream")
     content = {"model": body["model"], "key": request.headers.get("authorization")}
     message = {"role": "assistant", "content": json.dumps(content)}
     return JSONResponse({"object": "chat.completion", "choices": [{"message": message}]})
