@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +16,7 @@ import httpx
 import pytest
 
 import sona_shm as sona
-from tests.conftest import remove_everything
+from tests.conftest import ROOT, remove_everything
 from tests.web.servers import PATIENCE, Server, server
 
 STUBS = {"small": "stub://chat", "large": "stub://code,mathematics,chat"}
@@ -381,3 +384,15 @@ def test_what_cannot_be_is_said_at_the_start(
     started = running.start(settings_text(name, upstreams, embedder))
     assert started.process.wait(PATIENCE) != 0
     started.await_log(expected)
+
+
+def test_settings_can_be_checked_before_a_reload(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "router.toml"
+    command = ["gunicorn", "--check-config", "-c", "examples/router/gunicorn.conf.py"]
+    environment = {**os.environ, "SONA_ROUTER": str(file)}
+    for text, code in ((settings_text(name, STUBS), 0), ("[", 1)):
+        file.write_text(text)
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=ROOT, env=environment, capture_output=True
+        )
+        assert (done.returncode, bool(done.stdout + done.stderr)) == (code, bool(code))
