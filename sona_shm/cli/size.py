@@ -13,12 +13,11 @@ from rich.table import Table
 
 from sona_shm.cli.arguments import add_settings, per_second
 from sona_shm.config import SonaConfig
+from sona_shm.monitor.surroundings import DOCKER_BYTES
 from sona_shm.shm.layout import RECORD_HEADER_BYTES, typical_record_bytes
+from sona_shm.shm.names import SHARED_MEMORY
 
-_SHARED_MEMORY: Final = "/dev/shm"
 _MEBIBYTE: Final = 2**20
-#: What Docker gives without being asked.
-_DOCKER_DEFAULT: Final = 64 * _MEBIBYTE
 #: Room beside the engine: a second, smaller one to try something, what other libraries put there.
 _HEADROOM: Final = 1.25
 
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     """Calculate and print."""
     config = SonaConfig() if options.file is None else SonaConfig.from_file(options.file)
     config = SonaConfig.from_mapping(config.to_mapping() | dict(options.settings))
-    room = os.statvfs(_SHARED_MEMORY)
+    room = os.statvfs(SHARED_MEMORY)
     free = room.f_bavail * room.f_frsize
     result: dict[str, Any] = {
         "bytes": config.nbytes(),
@@ -119,7 +118,7 @@ def seconds_at(config: SonaConfig, rate: float) -> dict[str, float]:
 def _shm_size(needed: int) -> int:
     """For ``docker run --shm-size``: with headroom, in steps of 16 MiB."""
     step = 16 * _MEBIBYTE
-    return max(_DOCKER_DEFAULT, math.ceil(needed * _HEADROOM / step) * step)
+    return max(DOCKER_BYTES, math.ceil(needed * _HEADROOM / step) * step)
 
 
 # ---- for people ----
@@ -141,7 +140,7 @@ def _print(config: SonaConfig, result: dict[str, Any], rate: float | None) -> No
     table.add_row("all", f"[bold]{result['bytes']:,}[/]")
     console.print(table)
     verdict = "it fits" if result["fits"] else "[bold]it does not fit[/]"
-    console.print(f"{_SHARED_MEMORY} has {result['free']:,} bytes free here: {verdict}")
+    console.print(f"{SHARED_MEMORY} has {result['free']:,} bytes free here: {verdict}")
     console.print(f"in a container: docker run --shm-size={result['shm_size_mib']}m")
     if rate is not None:
         _print_seconds(console, result["seconds"], rate)
