@@ -239,6 +239,13 @@ def test_few_losses_are_notes_and_many_are_problems(name: str) -> None:
         assert not finding(name, "feedback_duplicate 1").problem
 
 
+def test_an_error_s_text_cannot_speak_for_doctor(name: str) -> None:
+    with sona.Engine.create(name, SMALL) as engine:
+        engine._memory.errors.note("refit", "red \x1b[31m\nproblem: of nobody \u202e")
+    output = sona_command("doctor", name).stdout
+    assert "refit: red ?[31m?problem: of nobody ? (1 times" in output
+
+
 @pytest.mark.parametrize(
     ("total", "free", "texts"),
     [

@@ -123,6 +123,9 @@ WAYS: Final[dict[str, Way]] = {
     ),
     "curl -i http://127.0.0.1:8000/feedback -d "
     '\'{"decision_id": "4307886557626745", "quality": 0.9}\'': of_the_router(says="202 Accepted"),
+    "gunicorn --check-config -c gunicorn.conf.py": elsewhere(
+        "tests/test_router_example.py", '"gunicorn", "--check-config"'
+    ),
     # ---- systemd ----
     "journalctl -u sona-learner@router": of_systemd,
     "loginctl enable-linger USER": of_systemd,
