@@ -211,7 +211,7 @@ def test_lanes_that_are_full_and_used_up(name: str) -> None:
         while engine.record(trajectory(config)):
             pass
         assert finding(name, "is full").problem
-        refused = finding(name, "1 record refused because the lane was full")
+        refused = finding(name, "dropped 1: a lane was full")
         assert "trajectory_capacity=40" in refused.remedy
         used_up = finding(name, "2 of 2 lanes have a living worker")
         assert used_up.problem
