@@ -28,6 +28,8 @@ from sona_shm.shm.waiting import wait_until
 STANDBY_SECONDS: Final = 0.02
 IDLE_SECONDS: Final = 0.1
 _STOP_SECONDS: Final = 5.0
+#: A new interpreter on a host whose cores are all taken.
+_START_SECONDS: Final = 30.0
 logger = logging.getLogger("sona_shm.learner")
 
 
@@ -219,6 +221,11 @@ class LearnerThread:
         except SonaError:
             logger.exception("the learner thread of %s has ended", name)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """Learn what is recorded and end, within a bounded time."""
         self._stop.set()
@@ -295,12 +302,14 @@ def start_learner(
     learner: LearnerThread | LearnerProcess = (
         LearnerThread(name, options) if kind == "thread" else LearnerProcess(name, options)
     )
-    if wait_until(lambda: memory.lock_states()[0], _STOP_SECONDS):
+    wait_until(lambda: memory.lock_states()[0] or not learner.is_alive, _START_SECONDS)
+    if memory.lock_states()[0]:
         return learner
+    ended = "ended before it took" if not learner.is_alive else "did not take"
     learner.stop()
     raise NotTheLearner(
-        f"the learner {kind} of {name!r} did not take the lease within {_STOP_SECONDS:g} s; "
-        "its log says why"
+        f"the learner {kind} of {name!r} {ended} the lease, within {_START_SECONDS:g} s; its log "
+        "says why"
     )
 
 
