@@ -3,7 +3,7 @@
 import { colourOf, hasColour } from "./colours.js";
 import { follow } from "./connection.js";
 import { byId, say } from "./dom.js";
-import { FORMATS, bytes, decimal, duration, integer, percent, rate, small } from "./format.js";
+import { FORMATS, bytes, decimal, duration, integer, percent, rate, significant } from "./format.js";
 import { LineChart } from "./line.js";
 import { Scatter } from "./scatter.js";
 import { StackedChart } from "./stacked.js";
@@ -65,7 +65,7 @@ function showStats({ stats, rates, time }) {
   showLosses(stats, rates);
   showErrors(stats, time);
   showBars("experts", "expert_weights", stats.expert_weights, (n) => decimal(n, 3));
-  showBars("shifts", "adapter_shift", stats.adapter_shift, small);
+  showBars("shifts", "adapter_shift", stats.adapter_shift, significant);
   showCounters(stats);
 }
 
