@@ -132,7 +132,7 @@ WAYS: Final[dict[str, Way]] = {
     "systemctl enable --now sona-serve@router": of_systemd,
     "systemctl stop sona-learner@router": of_systemd,
     "python3 -m venv /opt/sona": elsewhere("Makefile", "-m venv"),
-    "/opt/sona/bin/pip install .": elsewhere("tools/docker/Dockerfile", "pip install"),
+    '/opt/sona/bin/pip install ".[monitor]"': elsewhere("tools/docker/Dockerfile", "pip install"),
     "useradd --system --no-create-home --shell /usr/sbin/nologin sona": of_users(
         {}, "passwd", adds="sona:"
     ),
@@ -167,6 +167,10 @@ WAYS: Final[dict[str, Way]] = {
     "/var/lib/sona/router": in_a_container(no_engine),
     "docker run --rm --ipc=container:router-memory sona-shm stats router": in_a_container(
         an_engine
+    ),
+    "docker run -d --name router-monitor --ipc=container:router-memory -p 127.0.0.1:9464:9464 "
+    "sona-shm serve router --host 0.0.0.0": elsewhere(
+        "tests/test_containers.py", 'services["monitor"]["command"]'
     ),
 }
 DOCUMENTED: Final = commands()
