@@ -13,8 +13,9 @@ demo: $(VENV)/installed-demo
 router: $(VENV)/installed-router
 	$(BIN)/gunicorn -c examples/router/gunicorn.conf.py
 
+# Shared out to as many processes as there are cores, up to four: most tests wait for others.
 test: $(VENV)/installed-test
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 # torch and peft are large, and nothing else needs them: an environment of their own.
 test-peft:

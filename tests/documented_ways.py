@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -52,7 +53,8 @@ class Place(NamedTuple):
     directory: Path
 
     def filled_in(self, command: str) -> str:
-        """The command with its placeholders replaced."""
+        """The command with its placeholders replaced; programs are those of this environment."""
+        command = command.removeprefix(".venv/bin/")
         command = _ENGINE.sub(self.name, command)
         command = command.replace("MODULE:FUNCTION", "rewards:reward")
         return _ROOTS.sub(f"{self.directory}/", command)
@@ -259,15 +261,29 @@ def of_the_router(*, says: str) -> Way:
     """Sent to the example router, on a port of its own; it must say this."""
 
     def way(command: str, place: Place) -> None:
+        command = re.sub(r"^cd (\S+) && \.\./\.venv/bin/", rf"env -C {ROOT}/\1 ", command)
         settings = place.directory / "router.toml"
         example = (ROOT / "examples" / "router" / "router.toml").read_text(encoding="utf-8")
         settings.write_text(example.replace('name = "router"', f'name = "{place.name}"'))
         router = ("uvicorn", "--app-dir", "examples", "router.app:app", "--port", "0")
         environment = {"SONA_ROUTER": str(settings)}
         with server(place.directory / "log", *router, environment=environment) as running:
+            command = command.replace("router.simulate", "router.simulate http://127.0.0.1:8000")
             assert says in place.run(command.replace(":8000", f":{running.port}"))
 
     return way
+
+
+def of_pip(command: str, _place: Place) -> None:
+    """Would download hundreds of megabytes: the extra that it names is there."""
+    extras = re.findall(r"\[(\w+)\]", command)
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(extras) <= set(declared["optional-dependencies"])
+
+
+def in_the_clone(command: str, place: Place) -> None:
+    """Run in the root of the repository, as written; it must succeed."""
+    place.run(f"env -C {ROOT} {command.removeprefix('.venv/bin/')}")
 
 
 def elsewhere(file: str, evidence: str) -> Way:

@@ -14,7 +14,8 @@ FILES: Final = sorted(
     for path in ROOT.glob(pattern)
 )
 _COMMAND: Final = re.compile(
-    r"(?:sona|make|gunicorn|uvicorn|docker|curl|systemctl|journalctl|loginctl) |\.ci/run"
+    r"(?:\.venv/bin/)?(?:sona|gunicorn|uvicorn|python) "
+    r"|(?:make|docker|curl|systemctl|journalctl|loginctl|pip install|cd|prom\w+) |\.ci/run"
 )
 _BLOCK: Final = re.compile(r"^( *)```([^\n]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _INLINE: Final = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")

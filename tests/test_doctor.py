@@ -211,7 +211,7 @@ def test_lanes_that_are_full_and_used_up(name: str) -> None:
         while engine.record(trajectory(config)):
             pass
         assert finding(name, "is full").problem
-        refused = finding(name, "1 record refused because the lane was full")
+        refused = finding(name, "dropped 1: a lane was full")
         assert "trajectory_capacity=40" in refused.remedy
         used_up = finding(name, "2 of 2 lanes have a living worker")
         assert used_up.problem
@@ -237,6 +237,13 @@ def test_few_losses_are_notes_and_many_are_problems(name: str) -> None:
         for _ in range(1100):
             engine.feedback(engine.route([0.3] * 8).id, 0.5)
         assert not finding(name, "feedback_duplicate 1").problem
+
+
+def test_an_error_s_text_cannot_speak_for_doctor(name: str) -> None:
+    with sona.Engine.create(name, SMALL) as engine:
+        engine._memory.errors.note("refit", "red \x1b[31m\nproblem: of nobody \u202e")
+    output = sona_command("doctor", name).stdout
+    assert "refit: red ?[31m?problem: of nobody ? (1 times" in output
 
 
 @pytest.mark.parametrize(

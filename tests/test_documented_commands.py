@@ -26,9 +26,11 @@ from tests.documented_ways import (
     elsewhere,
     in_a_container,
     in_a_terminal,
+    in_the_clone,
     installing,
     learner_is_up,
     no_engine,
+    of_pip,
     of_systemd,
     of_the_router,
     of_the_whole_host,
@@ -123,6 +125,28 @@ WAYS: Final[dict[str, Way]] = {
     ),
     "curl -i http://127.0.0.1:8000/feedback -d "
     '\'{"decision_id": "4307886557626745", "quality": 0.9}\'': of_the_router(says="202 Accepted"),
+    "gunicorn --check-config -c gunicorn.conf.py": elsewhere(
+        "tests/test_router_example.py", '"gunicorn", "--check-config"'
+    ),
+    "cd examples && ../.venv/bin/python -m router.simulate": of_the_router(says=" 1000  reward"),
+    ".venv/bin/gunicorn --check-config -c examples/router/gunicorn.conf.py": in_the_clone,
+    ".venv/bin/sona destroy router": as_written(an_engine),
+    ".venv/bin/sona learner router": daemon(an_engine, learner_is_up),
+    ".venv/bin/sona stats router": as_written(an_engine, says="small"),
+    ".venv/bin/uvicorn --app-dir examples router.app:app --workers 4": elsewhere(
+        "tests/documented_ways.py", '"--app-dir", "examples", "router.app:app"'
+    ),
+    # ---- installing ----
+    'pip install ".[monitor]"': of_pip,
+    'pip install ".[peft]"': of_pip,
+    "pip install sentence-transformers": of_pip,
+    # ---- prometheus ----
+    "promtool check rules tools/prometheus/rules.yml": elsewhere(
+        "tests/test_serve_metrics.py", 'promtool("rules", str(PROMETHEUS / "rules.yml"))'
+    ),
+    "prometheus --config.file=tools/prometheus/prometheus.yml": elsewhere(
+        "tests/test_serve_metrics.py", 'promtool("config", str(PROMETHEUS / "prometheus.yml"))'
+    ),
     # ---- systemd ----
     "journalctl -u sona-learner@router": of_systemd,
     "loginctl enable-linger USER": of_systemd,

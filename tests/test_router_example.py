@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,16 +16,17 @@ import httpx
 import pytest
 
 import sona_shm as sona
-from tests.conftest import remove_everything
+from tests.conftest import ROOT, remove_everything
 from tests.web.servers import PATIENCE, Server, server
 
 STUBS = {"small": "stub://chat", "large": "stub://code,mathematics,chat"}
-ALL_FORMS = ("good", "broken", "refusing", "cutting", "nonsense")
+ALL_FORMS = ("good", "broken", "refusing", "cutting", "hanging", "nonsense", "unfit")
 HASHED = 'kind = "hashed_ngrams"\ndimension = 64\n'
 
 
 def settings_text(name: str, upstreams: dict[str, str], embedder: str = HASHED) -> str:
-    tables = [f'[engine]\nname = "{name}"\n[embedder]\n{embedder}']
+    none = "" if upstreams else "upstreams = []\n"
+    tables = [f'{none}[engine]\nname = "{name}"\n[embedder]\n{embedder}']
     for upstream, url in upstreams.items():
         tables.append(f'[[upstreams]]\nname = "{upstream}"\ncost = 0.5\nbase_url = "{url}"\n')
         if upstream == "good":
@@ -159,7 +163,9 @@ def test_health_is_good_without_a_learner_which_is_said(stubs: tuple[str, httpx.
         ('{"decision_id": "\u0663", "quality": 1}', "decision_id is"),
         ('{"decision_id": "12"}', "quality is null, expected a number from 0 to 1"),
         ('{"decision_id": "12", "quality": 1.5}', "quality is 1.5"),
-        ('{"decision_id": "12", "quality": NaN}', "quality is NaN"),
+        ('{"decision_id": "12", "quality": NaN}', "the body is no JSON: Out of range"),
+        ('{"decision_id": "18446744073709551616", "quality": 1}', "decision_id is"),
+        ("[" * 100_000, "the body is no JSON: it is nested too deeply"),
         ('{"decision_id": "12", "quality": true}', "quality is true"),
         ('{"decision_id": "12", "quality": "good"}', 'quality is "good"'),
     ],
@@ -182,14 +188,28 @@ def test_bad_feedback_is_answered_with_what_was_expected(
         ({"model": "auto", "messages": []}, "messages is [], expected a non-empty list"),
         ({"model": "auto", "messages": ["hello"]}, 'a message is "hello", expected {"role"'),
         ({"model": "auto", "messages": [{}], "stream": "yes"}, 'stream is "yes"'),
+        (
+            {"model": "auto", "messages": [{"content": "half of an emoji: \ud83d"}]},
+            "no JSON: 'utf-8'",
+        ),
     ],
 )
 def test_a_bad_chat_request_is_answered_with_what_was_expected(
     stubs: tuple[str, httpx.Client], body: dict[str, Any], expected: str
 ) -> None:
-    answer = stubs[1].post("/v1/chat/completions", json=body)
+    answer = stubs[1].post("/v1/chat/completions", content=json.dumps(body))
     assert answer.status_code == 400
     assert expected in answer.json()["error"]["message"]
+
+
+def test_a_body_that_is_too_large_is_refused(stubs: tuple[str, httpx.Client]) -> None:
+    answer = stubs[1].post("/v1/chat/completions", content=b" " * (32 * 2**20 + 1))
+    assert answer.status_code == 413
+    assert "longer than 33,554,432 bytes" in answer.json()["error"]["message"]
+
+
+def test_stream_may_be_null_as_openai_has_it(stubs: tuple[str, httpx.Client]) -> None:
+    assert ask(stubs[1], stream=None).json()["object"] == "chat.completion"
 
 
 @pytest.mark.parametrize("content", [None, "", [{"type": "text", "text": "hello"}, 3], 12])
@@ -205,7 +225,7 @@ def test_an_upstream_gets_its_model_and_its_key(failing: tuple[str, httpx.Client
     assert json.loads(message) == {"model": "the-model", "key": "Bearer secret"}
 
 
-@pytest.mark.parametrize("form", ["broken", "nonsense", "absent"])
+@pytest.mark.parametrize("form", ["broken", "nonsense", "unfit", "absent"])
 def test_a_pinned_upstream_that_fails_is_learned_as_bad(
     failing: tuple[str, httpx.Client], form: str
 ) -> None:
@@ -242,6 +262,31 @@ def test_a_stream_that_breaks_off_ends_with_an_error(failing: tuple[str, httpx.C
     assert outcomes(name)["cutting"] == (1, 0.0)
 
 
+def test_a_page_instead_of_a_stream_is_a_failure(failing: tuple[str, httpx.Client]) -> None:
+    name, client = failing
+    before, _ = outcomes(name)["nonsense"]
+    answer = ask(client, model="nonsense", stream=True)
+    assert answer.status_code == 502
+    assert "expected events" in answer.json()["error"]["message"]
+    assert outcomes(name)["nonsense"] == (before + 1, 0.0)
+
+
+def test_answers_that_take_long_hold_up_no_others(failing: tuple[str, httpx.Client]) -> None:
+    name, client = failing
+    body = {"model": "hanging", "messages": [{"content": "hello"}], "stream": True}
+    waiting = []  # an iterator that is dropped closes its connection
+    with ExitStack() as streams:
+        patient = httpx.Client(limits=httpx.Limits(max_connections=None), timeout=PATIENCE)
+        streams.enter_context(patient)
+        for _ in range(101):  # httpx has 100 connections, unless it is told otherwise
+            url = client.base_url.join("/v1/chat/completions")
+            answer = streams.enter_context(patient.stream("POST", url, json=body))
+            waiting.append(answer.iter_bytes())
+            assert next(waiting[-1]).startswith(b"data: ")
+        assert ask(client, model="good").status_code == 200
+        assert outcomes(name)["hanging"][0] == 0
+
+
 def test_another_route_is_tried_where_one_fails(running: Running, upstream: str, name: str) -> None:
     upstreams = {form: f"{upstream}/{form}/v1" for form in ("good", "broken")}
     client = running.client(settings_text(name, upstreams))
@@ -271,6 +316,10 @@ def test_an_embedder_over_http(running: Running, upstream: str, name: str) -> No
     assert answer.status_code == 502
     assert "shape (3,), expected (4,)" in answer.json()["error"]["message"]
     assert ask(client, prompt="fail").status_code == 502
+    answer = ask(client, prompt="nothing")
+    assert answer.status_code == 502
+    assert "not finite" in answer.json()["error"]["message"]
+    assert ask(client, prompt="long " * 10_000).status_code == 200
 
 
 # ---- engine and settings ----
@@ -320,7 +369,10 @@ def test_routes_and_costs_follow_the_settings(running: Running, name: str) -> No
         ('kind = "magic"\ndimension = 64\n', STUBS, "embedder kind is 'magic', expected"),
         (HASHED, {"a": "stub://cooking"}, "expected stub:// and some of code, mathematics, chat"),
         (HASHED, {"a": "ftp://x"}, "expected http://, https:// or stub://"),
-        (HASHED + "wings = 2\n", STUBS, "wings"),
+        (HASHED, {"a": "http://x:port/v1"}, "base_url of a is 'http://x:port/v1': Invalid port"),
+        (HASHED, {}, r"expected \[engine\], \[embedder\] and one \[\[upstreams\]\] for each model"),
+        (HASHED + "wings = 2\n", STUBS, r"\[embedder\] has wings, expected kind, dimension"),
+        (HASHED + "model = 2\n", STUBS, r"\[embedder\] has model = 2, expected str"),
         (HASHED.replace("64", "0"), STUBS, "hidden_dim is 0, expected"),
     ],
 )
@@ -332,3 +384,15 @@ def test_what_cannot_be_is_said_at_the_start(
     started = running.start(settings_text(name, upstreams, embedder))
     assert started.process.wait(PATIENCE) != 0
     started.await_log(expected)
+
+
+def test_settings_can_be_checked_before_a_reload(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "router.toml"
+    command = ["gunicorn", "--check-config", "-c", "examples/router/gunicorn.conf.py"]
+    environment = {**os.environ, "SONA_ROUTER": str(file)}
+    for text, code in ((settings_text(name, STUBS), 0), ("[", 1)):
+        file.write_text(text)
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=ROOT, env=environment, capture_output=True
+        )
+        assert (done.returncode, bool(done.stdout + done.stderr)) == (code, bool(code))

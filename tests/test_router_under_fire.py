@@ -111,13 +111,15 @@ def check_answers(reports: list[Report]) -> None:
 
 
 def check_books(stats: sona.EngineStats, reports: list[Report]) -> None:
-    """Each answered request is learned once, though its feedback may have been sent twice."""
+    """Each answered request is learned once, as it was told, though that may have come twice."""
     assert_adds_up(stats)
     counters = stats.counters
     cut_off = sum(report.feedback_cut_off for report in reports)
     assert CHATS <= stats.recorded <= CHATS + cut_off
     assert counters.outcomes_learned == CHATS
     assert counters.feedback_duplicate == stats.recorded - CHATS
+    learned = sum(row.outcomes * row.mean_reward for row in stats.routes)
+    assert learned == pytest.approx(sum(sum(report.rewards) for report in reports), rel=1e-4)
     assert (stats.dropped, counters.feedback_unknown, counters.feedback_expired) == (0, 0, 0)
     assert [lane for lane in stats.lanes if lane.alive] == []
     assert stats.decisions >= CHATS

@@ -10,6 +10,7 @@ from rich.console import Console
 
 import sona_shm as sona
 from sona_shm.monitor import tables
+from sona_shm.monitor.losses import LOSSES
 from sona_shm.monitor.rates import Rates
 from sona_shm.shm.layout import OFFSETS
 
@@ -29,7 +30,7 @@ def drawn(table: object, width: int = 80) -> str:
 
 def test_every_loss_has_a_meaning(name: str) -> None:
     with sona.Engine.create(name, CONFIG) as engine:
-        assert list(tables.LOSS_MEANINGS) == list(engine.stats().losses)
+        assert list(LOSSES) == list(engine.stats().losses)
 
 
 @pytest.mark.parametrize("width", [80, 90, 110])
@@ -62,7 +63,7 @@ def test_losses_are_shown_with_their_meaning_and_only_those_that_happened(name: 
         assert "nothing lost" in drawn(tables.losses(engine.stats()))
         engine.feedback(1, 0.5)
         text = drawn(tables.losses(engine.stats()))
-    assert tables.LOSS_MEANINGS["feedback_unknown"] in text
+    assert LOSSES["feedback_unknown"].meaning in text
     assert "dropped" not in text
 
 

@@ -19,6 +19,8 @@ from sona_shm.integrations.worker import worker_engine
 AUTO = "auto"
 _ATTEMPTS = 2
 _ROUTE_SECONDS = 5.0
+#: Some 5,000 tokens, which embedders take; what a prompt is about stands in its beginning.
+_EMBEDDED_LETTERS = 20_000
 Answer = TypeVar("Answer")
 
 
@@ -95,7 +97,7 @@ class Router:
         NoAnswerError
             If those that were asked failed, or one that the request names did.
         """
-        x = await self._embedder.embed(prompt_of(body))
+        x = await self._embedder.embed(prompt_of(body)[:_EMBEDDED_LETTERS])
         candidates = list(self.upstreams) if body["model"] == AUTO else [body["model"]]
         failures: list[str] = []
         while candidates and len(failures) < _ATTEMPTS:

@@ -25,7 +25,8 @@ settings = load()
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     """Make what a worker needs; where it cannot be made, the worker does not start."""
-    async with httpx.AsyncClient() as client:
+    # As many connections as requests: to wait for one would be learned as the model's failure.
+    async with httpx.AsyncClient(limits=httpx.Limits(max_connections=None)) as client:
         app.state.router = Router(settings, client)
         yield
 
@@ -91,7 +92,8 @@ async def healthz(request: Request) -> Response:
 
 
 async def _bad_request(_: Request, error: Exception) -> Response:
-    return error_response(400, str(error), "invalid_request_error")
+    assert isinstance(error, BadRequestError)
+    return error_response(error.status, str(error), "invalid_request_error")
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -107,6 +107,8 @@ class OpenAIEmbeddings:
             raise EmbedderError(
                 f"{self._url} answered shape {values.shape}, expected ({self.dimension},)"
             )
+        if not np.isfinite(values).all():
+            raise EmbedderError(f"{self._url} answered numbers that are not finite")
         return _unit(values)
 
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+#: Room for a few images in base64; embedding and parsing hold up a worker's other requests.
+_MOST_BYTES: Final = 32 * 2**20
+
 
 class BadRequestError(Exception):
-    """What is wrong with a request, for its sender."""
+    """What is wrong with a request, for its sender, and the status that says so."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def error_body(message: str, kind: str) -> dict[str, Any]:
@@ -32,16 +39,37 @@ def error_event(message: str) -> bytes:
     return f"data: {json.dumps(error_body(message, 'upstream_error'))}\n\n".encode()
 
 
+def parsed(content: bytes | bytearray) -> Any:
+    """JSON that can be passed on as JSON.
+
+    Raises
+    ------
+    ValueError
+        For anything else, such as NaN, half of an emoji, or a hundred thousand brackets.
+    """
+    try:
+        value = json.loads(content)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
+
+
 async def json_object(request: Request) -> dict[str, Any]:
     """The body of a request.
 
     Raises
     ------
     BadRequestError
-        If it is no JSON object.
+        If it is no JSON object, or too large.
     """
+    content = bytearray()
+    async for piece in request.stream():
+        content += piece
+        if len(content) > _MOST_BYTES:
+            raise BadRequestError(f"the body is longer than {_MOST_BYTES:,} bytes", 413)
     try:
-        body = json.loads(await request.body())
+        body = parsed(content)
     except ValueError as error:
         raise BadRequestError(f"the body is no JSON: {error}") from None
     if not isinstance(body, dict):
@@ -70,7 +98,7 @@ async def chat_request(request: Request, models: list[str]) -> dict[str, Any]:
             raise BadRequestError(
                 f'a message is {_shown(message)}, expected {{"role": ..., "content": ...}}'
             )
-    if not isinstance(body.get("stream", False), bool):
+    if not isinstance(body.get("stream"), bool | None):
         raise BadRequestError(f"stream is {_shown(body['stream'])}, expected true or false")
     return body
 

@@ -6,11 +6,12 @@ import dataclasses
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, get_type_hints
 
 import sona_shm as sona
 
 DEFAULT: Final = Path(__file__).with_name("router.toml")
+Table = TypeVar("Table")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,18 +67,33 @@ def load(path: str | os.PathLike[str] | None = None) -> Settings:
 
 
 def _settings(content: dict[str, Any]) -> Settings:
-    if set(content) != {"engine", "embedder", "upstreams"}:
+    if set(content) != {"engine", "embedder", "upstreams"} or not content["upstreams"]:
         raise sona.ConfigError(
             f"there is {', '.join(content) or 'nothing'}; expected [engine], [embedder] and one "
             "[[upstreams]] for each model"
         )
-    embedder = EmbedderSettings(**content["embedder"])
-    upstreams = tuple(UpstreamSettings(**table) for table in content["upstreams"])
+    embedder = _table(EmbedderSettings, "[embedder]", content["embedder"])
+    upstreams = tuple(
+        _table(UpstreamSettings, "[[upstreams]]", table) for table in content["upstreams"]
+    )
     engine = dict(content["engine"])
     name = engine.pop("name", "router")
     routes = [sona.Route(upstream.name, upstream.cost) for upstream in upstreams]
     config = sona.SonaConfig(hidden_dim=embedder.dimension, routes=routes, **engine)
     return Settings(name, config, embedder, upstreams)
+
+
+def _table(kind: type[Table], place: str, table: Any) -> Table:
+    """A table of the file, with each value of the type that is declared above."""
+    if not isinstance(table, dict):
+        raise sona.ConfigError(f"{place} is {table!r}, expected a table")
+    types = get_type_hints(kind)
+    for key, value in table.items():
+        if key not in types:
+            raise sona.ConfigError(f"{place} has {key}, expected {', '.join(types)}")
+        if not isinstance(value, int | float if types[key] is float else types[key]):
+            raise sona.ConfigError(f"{place} has {key} = {value!r}, expected {types[key].__name__}")
+    return kind(**table)
 
 
 def authorization(variable: str) -> dict[str, str]:

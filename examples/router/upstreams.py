@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 import httpx
 
 import sona_shm as sona
+from router.forms import parsed
 from router.settings import UpstreamSettings, authorization
 from router.stubs import SUBJECTS, stub_answer
 
@@ -49,7 +50,12 @@ class HttpUpstream:
     def __init__(self, settings: UpstreamSettings, client: httpx.AsyncClient) -> None:
         self.name = settings.name
         self._client = client
-        self._url = settings.base_url.rstrip("/") + "/chat/completions"
+        try:
+            self._url = httpx.URL(settings.base_url.rstrip("/") + "/chat/completions")
+        except httpx.InvalidURL as error:
+            raise sona.ConfigError(
+                f"base_url of {self.name} is {settings.base_url!r}: {error}"
+            ) from None
         self._model = settings.model or settings.name
         self._headers = authorization(settings.api_key_env)
         self._timeout = settings.timeout_seconds
@@ -58,7 +64,7 @@ class HttpUpstream:
         """The whole answer."""
         response = await self._send(body)
         try:
-            answer = json.loads(await response.aread())
+            answer = parsed(await response.aread())
         except (httpx.HTTPError, ValueError) as error:
             raise UpstreamError(f"{self._url}: {error!r}") from None
         finally:
@@ -69,7 +75,12 @@ class HttpUpstream:
 
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
         """The events as they come."""
-        return self._events(await self._send(body))
+        response = await self._send(body)
+        kind = response.headers.get("content-type", "")
+        if not kind.startswith("text/event-stream"):
+            await response.aclose()
+            raise UpstreamError(f"{self._url} answered {kind or 'nothing'}, expected events")
+        return self._events(response)
 
     async def _events(self, response: httpx.Response) -> AsyncIterator[bytes]:
         try:

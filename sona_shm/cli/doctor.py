@@ -11,6 +11,7 @@ from rich.table import Table
 
 from sona_shm.errors import EngineNotFound
 from sona_shm.monitor.diagnosis import counted
+from sona_shm.monitor.figures import plain
 from sona_shm.monitor.host import HostEngine, HostReport, look_at_host
 from sona_shm.shm.names import names_of
 
@@ -50,7 +51,8 @@ def _print(report: HostReport) -> None:
         Console().print(engine_table(report.engines))
     # Not through rich, which breaks lines: commands are there to be pasted.
     for finding in sorted(report.findings, key=lambda finding: not finding.problem):
-        print(f"\n{'problem' if finding.problem else 'note'}: {finding.about}: {finding.text}")
+        kind = "problem" if finding.problem else "note"
+        print(f"\n{kind}: {finding.about}: {plain(finding.text)}")  # may be anybody's words
         print(f"    {finding.remedy}")
     if report.healthy:
         print("\nnothing is wrong")

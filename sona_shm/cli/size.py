@@ -13,12 +13,11 @@ from rich.table import Table
 
 from sona_shm.cli.arguments import add_settings, per_second
 from sona_shm.config import SonaConfig
+from sona_shm.monitor.surroundings import DOCKER_BYTES
 from sona_shm.shm.layout import RECORD_HEADER_BYTES, typical_record_bytes
 from sona_shm.shm.names import SHARED_MEMORY
 
 _MEBIBYTE: Final = 2**20
-#: What Docker gives without being asked.
-_DOCKER_DEFAULT: Final = 64 * _MEBIBYTE
 #: Room beside the engine: a second, smaller one to try something, what other libraries put there.
 _HEADROOM: Final = 1.25
 
@@ -119,7 +118,7 @@ def seconds_at(config: SonaConfig, rate: float) -> dict[str, float]:
 def _shm_size(needed: int) -> int:
     """For ``docker run --shm-size``: with headroom, in steps of 16 MiB."""
     step = 16 * _MEBIBYTE
-    return max(_DOCKER_DEFAULT, math.ceil(needed * _HEADROOM / step) * step)
+    return max(DOCKER_BYTES, math.ceil(needed * _HEADROOM / step) * step)
 
 
 # ---- for people ----

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from sona_shm.config import SonaConfig
+from sona_shm.monitor.losses import LOSSES, SEE_LOG, STRAY_WRITES
 from sona_shm.monitor.stats import EngineStats
 
 #: A learner that is alive publishes within milliseconds; this long without means that it hangs.
@@ -41,69 +42,6 @@ class Finding:
     text: str
     remedy: str
     problem: bool
-
-
-class _Loss(NamedTuple):
-    """What a counter that is not zero means.
-
-    Attributes
-    ----------
-    text : str
-    remedy : str
-        With ``{0}`` for the engine's name; or, beginning with ``=``, the setting to double.
-    always : bool
-        Whether a single one is a problem.
-    """
-
-    text: str
-    remedy: str
-    always: bool = False
-
-
-_SEE_LOG: Final = "the learner's log says why: journalctl -g sona_shm"
-_STRAY: Final = (
-    "find the native code in a worker that writes where it must not: run one worker under "
-    "valgrind or an address sanitizer"
-)
-_LOSSES: Final = {
-    "feedback_expired": _Loss(
-        "feedback came after its worker had made pending_decisions later decisions",
-        "=pending_decisions",
-    ),
-    "journal_missed": _Loss(
-        "decisions were overwritten before they were journaled",
-        "=pending_decisions",
-    ),
-    "feedback_duplicate": _Loss(
-        "decisions got feedback twice; the first counted", "give feedback once for each decision"
-    ),
-    "feedback_unknown": _Loss(
-        "feedback named no decision of this engine: an id of a former one, or a wrong one",
-        "keep Decision.id as the whole number it is, and for this engine only",
-    ),
-    "nonfinite_skipped": _Loss(
-        "records held values that are not finite or out of range, or led to such",
-        "check qualities and embeddings before they are recorded",
-    ),
-    "records_corrupt": _Loss("records were damaged in their lane", _STRAY, always=True),
-    "lanes_quarantined": _Loss(
-        "times a lane held what cannot be, and was refused", _STRAY, always=True
-    ),
-    "records_lost": _Loss("records were lost with a refused lane", _STRAY, always=True),
-    "reservoir_corrupt": _Loss("rows of the reservoir could not be trusted", _STRAY, always=True),
-    "reward_failed": _Loss(
-        "outcomes for which the reward function raised or gave no finite number", _SEE_LOG
-    ),
-    "routes_refused": _Loss(
-        "changes of routes could not be made, mostly for want of room",
-        "=max_routes",
-        always=True,
-    ),
-    "refits_failed": _Loss("refits of the patterns failed", _SEE_LOG, always=True),
-    "cycles_failed": _Loss(
-        "cycles of background learning were lost", "sona learn {0}", always=True
-    ),
-}
 
 
 def counted(count: int, thing: str) -> str:
@@ -155,14 +93,10 @@ def _lanes(stats: EngineStats, config: SonaConfig) -> Iterator[Finding]:
     for lane in stats.lanes:
         if lane.quarantined:
             text = f"lane {lane.index} (process {lane.pid}) holds what cannot be, and is refused"
-            yield Finding(name, f"{text}; its next record heals it", _STRAY, problem=True)
+            yield Finding(name, f"{text}; its next record heals it", STRAY_WRITES, problem=True)
         elif lane.backlog_bytes > _NEARLY * room:
             text = f"lane {lane.index} (process {lane.pid}) is full; more records are refused"
             yield Finding(name, text, f"top -p {stats.learner_pid}", problem=True)
-    if stats.dropped:
-        text = f"{counted(stats.dropped, 'record')} refused because the lane was full"
-        remedy = _doubled(name, "trajectory_capacity", config)
-        yield Finding(name, text, remedy, problem=stats.dropped > _FEW * stats.recorded)
 
 
 def _errors(stats: EngineStats) -> Iterator[Finding]:
@@ -176,19 +110,17 @@ def _errors(stats: EngineStats) -> Iterator[Finding]:
         )
     if stats.errors_unlisted:
         text = f"{counted(stats.errors_unlisted, 'error')} of kinds for which there is no room"
-        yield Finding(stats.name, text, _SEE_LOG, problem=False)
+        yield Finding(stats.name, text, SEE_LOG, problem=False)
 
 
 def _losses(stats: EngineStats, config: SonaConfig) -> Iterator[Finding]:
-    for counter, loss in _LOSSES.items():
-        count: int = getattr(stats.counters, counter)
-        if not count:
-            continue
-        setting = loss.remedy.removeprefix("=")
-        doubles = setting != loss.remedy
-        yield Finding(
-            stats.name,
-            f"{counter} {count:,}: {loss.text}",
-            _doubled(stats.name, setting, config) if doubles else setting.format(stats.name),
-            problem=loss.always or count > _FEW * stats.recorded,
-        )
+    name = stats.name
+    for counter, count in stats.losses.items():
+        loss = LOSSES[counter]
+        if count:
+            yield Finding(
+                name,
+                f"{counter} {count:,}: {loss.meaning}",
+                loss.remedy.format(name) or _doubled(name, loss.setting, config),
+                problem=loss.is_damage or count > _FEW * stats.recorded,
+            )

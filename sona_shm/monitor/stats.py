@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,26 +13,10 @@ from sona_shm.learning.consolidation import largest_shift
 from sona_shm.learning.snapshot import Patterns, RouteRow, Snapshot
 from sona_shm.loops.metrics import InstantLoopMetrics
 from sona_shm.monitor.decisions import RecentChoices, recent_choices
+from sona_shm.monitor.losses import LOSSES
 from sona_shm.shm.diagnostics import NotedError
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.memory import EngineMemory
-
-#: Counters of what was lost, refused or given up, `EngineStats.dropped` beside them.
-LOSSES: Final = (
-    "feedback_duplicate",
-    "feedback_expired",
-    "feedback_unknown",
-    "nonfinite_skipped",
-    "records_corrupt",
-    "records_lost",
-    "lanes_quarantined",
-    "reward_failed",
-    "routes_refused",
-    "refits_failed",
-    "reservoir_corrupt",
-    "journal_missed",
-    "cycles_failed",
-)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -204,7 +188,8 @@ class EngineStats:
         0
         >>> sona.Engine.destroy("doc-losses")
         """
-        return {"dropped": self.dropped} | {name: getattr(self.counters, name) for name in LOSSES}
+        counts = {"dropped": self.dropped} | dataclasses.asdict(self.counters)
+        return {name: counts[name] for name in LOSSES}
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON.

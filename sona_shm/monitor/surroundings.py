@@ -18,7 +18,8 @@ from sona_shm.shm.names import SHARED_MEMORY, engine_of
 # What glibc's sem_open makes first, and then links to the name that was asked for.
 _TEMPORARY: Final = re.compile(r"sem\.[A-Za-z0-9]{6}")
 _TEMPORARY_BYTES: Final = 32
-_DOCKER_BYTES: Final = 64 << 20
+#: What Docker gives without being asked.
+DOCKER_BYTES: Final = 64 << 20
 _NEARLY_FULL: Final = 0.05
 _FIRST_PERSON: Final = 1000
 
@@ -45,7 +46,7 @@ def strange_files(files: Mapping[str, os.stat_result]) -> Iterator[Finding]:
 def room_findings(total: int, free: int) -> Iterator[Finding]:
     """Whether ``/dev/shm`` is large enough."""
     enlarge = "docker run --shm-size=1g ..., or: mount -o remount,size=1G /dev/shm"
-    if total <= _DOCKER_BYTES:
+    if total <= DOCKER_BYTES:
         text = f"it has {total >> 20} MB in all; an engine of default size takes 46 to 67 MB"
         yield Finding(str(SHARED_MEMORY), text, enlarge, problem=False)
     if free < _NEARLY_FULL * total:

@@ -18,27 +18,12 @@ from rich.text import Text
 
 from sona_shm.monitor.figures import age, bar, per_second, plain
 from sona_shm.monitor.lines import LineColumn, LineTable
+from sona_shm.monitor.losses import LOSSES
 from sona_shm.monitor.rates import Rates
-from sona_shm.monitor.stats import LOSSES, EngineStats, LaneStats, RouteStats
+from sona_shm.monitor.stats import EngineStats, LaneStats, RouteStats
 
 #: Columns by which lanes can be sorted, in the order in which they are shown.
 LANE_COLUMNS: Final = ("lane", "pid", "recorded", "dropped", "decisions", "backlog")
-LOSS_MEANINGS: Final = {
-    "dropped": "a lane was full: the learner is dead or too slow",
-    "feedback_duplicate": "second feedback for one decision",
-    "feedback_expired": "the worker has decided too much since; raise pending_decisions",
-    "feedback_unknown": "the id is of no decision of this engine",
-    "nonfinite_skipped": "a value was not finite, or out of range",
-    "records_corrupt": "the parts of a record did not fit into it",
-    "records_lost": "in a quarantined lane, never read",
-    "lanes_quarantined": "positions in a lane that cannot be: stray writes",
-    "reward_failed": "the reward function raised, or gave no finite number",
-    "routes_refused": "a change of routes that could not be applied",
-    "refits_failed": "a refit of the patterns was given up",
-    "reservoir_corrupt": "a remembered outcome could not be trusted",
-    "journal_missed": "overwritten before it was journaled",
-    "cycles_failed": "a cycle of background learning was lost",
-}
 #: Losses that careless clients cause; all others are for whoever runs the engine to look into.
 _OF_CLIENTS: Final = ("feedback_duplicate", "feedback_expired", "feedback_unknown")
 _ALARM: Final = "bold red"
@@ -207,7 +192,7 @@ def losses(stats: EngineStats, rates: Rates | None = None) -> RenderableType:
     table.add_column("meaning", style="dim")
     for name, count in found.items():
         rate = () if rates is None else (_loss_rate(name, rates),)
-        table.add_row(name, f"{count:,}", *rate, LOSS_MEANINGS[name])
+        table.add_row(name, f"{count:,}", *rate, LOSSES[name].meaning)
     return table
 
 
