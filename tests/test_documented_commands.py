@@ -141,11 +141,12 @@ WAYS: Final[dict[str, Way]] = {
     'pip install ".[peft]"': of_pip,
     "pip install sentence-transformers": of_pip,
     # ---- prometheus ----
-    "promtool check rules tools/prometheus/rules.yml": elsewhere(
-        "tests/test_serve_metrics.py", 'promtool("rules", str(PROMETHEUS / "rules.yml"))'
+    "promtool test rules tools/prometheus/rules_test.yml": elsewhere(
+        "tests/test_serve_metrics.py", 'promtool("test", "rules", '
     ),
     "prometheus --config.file=tools/prometheus/prometheus.yml": elsewhere(
-        "tests/test_serve_metrics.py", 'promtool("config", str(PROMETHEUS / "prometheus.yml"))'
+        "tests/test_serve_metrics.py",
+        'promtool("check", "config", str(PROMETHEUS / "prometheus.yml"))',
     ),
     # ---- systemd ----
     "journalctl -u sona-learner@router": of_systemd,
