@@ -179,13 +179,20 @@ def test_the_grafana_dashboard_uses_metrics_that_exist(name: str) -> None:
     assert len(expressions) >= 15
     used = {metric for expression in expressions for metric in METRIC.findall(expression)}
     variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
-    assert set(variables) == {"datasource", "engine"}
-    used |= set(METRIC.findall(variables["engine"]["query"]["query"]))
+    assert set(variables) == {"datasource", "engine", "instance"}
+    # Of one engine on one host: shares of several would add up to more than all.
+    for variable in ("engine", "instance"):
+        assert not variables[variable]["multi"]
+        used |= set(METRIC.findall(variables[variable]["query"]["query"]))
     assert used - exposed_names(name) == set()
     for expression in expressions:
-        assert 'engine=~"$engine"' in expression or "sona_host_" in expression
+        assert 'instance="$instance"' in expression
+        assert 'engine="$engine"' in expression or "sona_host_" in expression
     for panel in panels:
         assert panel["datasource"]["uid"] == "${datasource}"
+        # The last value of a time span would show a learner that has been gone for most of it.
+        if panel["type"] == "stat":
+            assert all(target["instant"] for target in panel["targets"])
 
 
 def test_grafana_s_expressions_are_promql(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class Pages:
 
     async def health(self, _: Request) -> Response:
         """200 while somebody learns, or stands by to."""
-        look = self._sampler.latest
+        look = self._sampler.sampled
         if look.trouble is not None:
             return JSONResponse({"status": "unavailable", "reason": look.trouble}, 503)
         learner = "alive" if look.stats is not None and look.stats.learner_alive else "standby"

@@ -76,8 +76,8 @@ class Sampler:
         return pattern_points(engine.reasoning_bank(), engine.config, stats.routes)
 
     @property
-    def latest(self) -> Look:
-        """The last sample."""
+    def sampled(self) -> Look:
+        """The look that the last sample is of."""
         return self._sampled
 
     @property
