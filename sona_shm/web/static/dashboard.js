@@ -55,7 +55,7 @@ function showStats({ stats, rates, time }) {
   }
   const lost = Object.values(stats.losses).reduce((sum, count) => sum + count, 0);
   say(byId("losses-now"), integer(lost));
-  byId("losses-tile").classList.toggle("alarm", Object.values(rates?.losses ?? {}).some((n) => n > 0));
+  byId("losses-tile").classList.toggle("alarm", Boolean(rates?.alarms.length));
   say(byId("backlog"), bytes(backlog(stats)));
   const age = stats.seconds_since_publish;
   say(byId("published"), age === null ? "never" : age < 2 ? "just now" : `${duration(age)} ago`);

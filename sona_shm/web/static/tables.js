@@ -51,7 +51,7 @@ export function showLosses(stats, rates) {
   fill(byId("losses"), names.map((name) => [
     name.replaceAll("_", " "),
     figure(`losses.${name}`, stats.losses[name], integer, stats.losses[name] ? "" : "off"),
-    { text: rate(rates?.losses[name]), kind: rates?.losses[name] ? "alarming" : "off" },
+    { text: rate(rates?.losses[name]), kind: rates?.alarms.includes(name) ? "alarming" : "off" },
   ]));
 }
 
