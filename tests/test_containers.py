@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from sona_shm.cli.main import build_parser
 from sona_shm.shm.waiting import wait_until
 from tests.children import PATIENCE, SMALL, end, hear
 from tests.conftest import ROOT
+from tests.serving import serving
 from tests.test_cli import sona_command, start_learner
 
 FILES = ROOT / "tools" / "docker"
@@ -61,7 +63,7 @@ def test_compose_shares_the_memory_of_a_container_that_stays() -> None:
     assert int(owner["shm_size"].rstrip("m")) >= NEEDED["shm_size_mib"]
     assert {service["ipc"] for service in services.values()} == {"service:memory"}
     options = build_parser().parse_args(services["learner"]["command"])
-    assert (options.name, options.create) == ("router", "/etc/sona/router.toml")
+    assert (options.name, options.create) == ("router", Path("/etc/sona/router.toml"))
     assert "restart" not in owner  # its restart would be a new /dev/shm for nobody
 
 
@@ -73,7 +75,8 @@ def test_a_pod_shares_a_memory_volume() -> None:
     for container in spec["containers"]:
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert mounts["shm"] == "/dev/shm"
-    build_parser().parse_args(spec["containers"][0]["args"])
+        if "args" in container:
+            build_parser().parse_args(container["args"])
     assert f"--uid {spec['securityContext']['runAsUser']} " in DOCKERFILE
 
 
@@ -91,6 +94,23 @@ def test_the_worker_learns_with_the_learner_of_another_container(name: str, tmp_
             learner.terminate()
             learner.communicate(timeout=PATIENCE)
     assert learner.returncode == 0
+
+
+def test_the_monitor_answers_from_outside_its_container(name: str) -> None:
+    services = parsed("compose.yaml")["services"]
+    command, engine, *arguments = services["monitor"]["command"]
+    assert (command, engine) == ("serve", "router")
+    assert services["monitor"]["ports"] == ["127.0.0.1:9464:9464"]  # the host's own, and no more
+    with serving(name, *arguments) as server:
+        assert server.metric("sona_engine_up") == 0
+        assert server.get("/metrics", Host="router-monitor:9464").status == 200
+
+
+@pytest.mark.parametrize("file", ["tools/docker/Dockerfile", "docs/systemd.md"])
+def test_what_is_installed_can_also_be_monitored(file: str) -> None:
+    installs = re.findall(r"/opt/sona/bin/pip install (.+)$", (ROOT / file).read_text(), re.M)
+    assert installs
+    assert all("[monitor]" in what for what in installs)
 
 
 # ---- pid namespaces ----

@@ -186,6 +186,27 @@ def test_a_narrow_screen_scrolls_only_down(browser: Browser, name: str) -> None:
         assert browser.run(width) == PHONE[0]
 
 
+def test_names_and_errors_of_others_are_only_text(browser: Browser, name: str) -> None:
+    routes = ("<img src=x onerror=document.body.remove()>", "a\u202eevil", "esc\x1b[31m\nline")
+    shown = [routes[0], "a?evil", "esc?[31m?line"]
+    config = sona.SonaConfig(hidden_dim=8, routes=[sona.Route(route, 0.009) for route in routes])
+    with sona.Engine.create(name, config, learner="inline") as engine, serving(name) as server:
+        teach(engine, 100)
+        with pytest.raises(sona.SonaError):
+            engine.observe([0.1] * 8, "\u202e<b>bold</b>", 0.5)
+        open_page(browser, server.url)
+        browser.await_that(lambda: drawn(browser, "shares"))
+        browser.await_that(lambda: browser.text("#errors"))
+        cells = "[...document.querySelectorAll('#routes td:first-child')].map((n) => n.textContent)"
+        assert browser.run(cells) == shown
+        assert all(route in browser.text("[data-chart=shares] .key") for route in shown)
+        assert "<b>bold</b>" in browser.text("#errors")
+        assert "\u202e" not in browser.text("body")
+        assert count(browser, "main img, main b:not(.key b)") == 0
+        assert browser.figures()["routes.0.cost"][1] == "0.009"
+        assert browser.errors() == []
+
+
 def test_everything_is_reached_by_keyboard_and_shows_where_it_is(
     browser: Browser, name: str
 ) -> None:
@@ -266,7 +287,11 @@ def test_a_dead_learner_is_told(browser: Browser, name: str) -> None:
             end(learner)
             browser.await_that(lambda: browser.text("#status") == "Learner dead")
             assert f"Start one: sona learner {name}" in browser.text("#banner")
+            told = browser.text("#banner")
             browser.await_that(lambda: browser.text("#backlog") != "0 B")
+            waiting = browser.text("#backlog")
+            browser.await_that(lambda: browser.text("#backlog") != waiting)
+            assert browser.text("#banner") == told
         sona.Engine.destroy(name)
         browser.await_that(lambda: browser.text("#status") == "No engine")
         assert f"No engine '{name}' on this host" in browser.text("#banner")

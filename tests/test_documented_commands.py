@@ -141,11 +141,12 @@ WAYS: Final[dict[str, Way]] = {
     'pip install ".[peft]"': of_pip,
     "pip install sentence-transformers": of_pip,
     # ---- prometheus ----
-    "promtool check rules tools/prometheus/rules.yml": elsewhere(
-        "tests/test_serve_metrics.py", 'promtool("rules", str(PROMETHEUS / "rules.yml"))'
+    "promtool test rules tools/prometheus/rules_test.yml": elsewhere(
+        "tests/test_serve_metrics.py", 'promtool("test", "rules", '
     ),
     "prometheus --config.file=tools/prometheus/prometheus.yml": elsewhere(
-        "tests/test_serve_metrics.py", 'promtool("config", str(PROMETHEUS / "prometheus.yml"))'
+        "tests/test_serve_metrics.py",
+        'promtool("check", "config", str(PROMETHEUS / "prometheus.yml"))',
     ),
     # ---- systemd ----
     "journalctl -u sona-learner@router": of_systemd,
@@ -156,7 +157,7 @@ WAYS: Final[dict[str, Way]] = {
     "systemctl enable --now sona-serve@router": of_systemd,
     "systemctl stop sona-learner@router": of_systemd,
     "python3 -m venv /opt/sona": elsewhere("Makefile", "-m venv"),
-    "/opt/sona/bin/pip install .": elsewhere("tools/docker/Dockerfile", "pip install"),
+    '/opt/sona/bin/pip install ".[monitor]"': elsewhere("tools/docker/Dockerfile", "pip install"),
     "useradd --system --no-create-home --shell /usr/sbin/nologin sona": of_users(
         {}, "passwd", adds="sona:"
     ),
@@ -191,6 +192,10 @@ WAYS: Final[dict[str, Way]] = {
     "/var/lib/sona/router": in_a_container(no_engine),
     "docker run --rm --ipc=container:router-memory sona-shm stats router": in_a_container(
         an_engine
+    ),
+    "docker run -d --name router-monitor --ipc=container:router-memory -p 127.0.0.1:9464:9464 "
+    "sona-shm serve router --host 0.0.0.0": elsewhere(
+        "tests/test_containers.py", 'services["monitor"]["command"]'
     ),
 }
 DOCUMENTED: Final = commands()

@@ -167,6 +167,16 @@ def test_it_looks_once_a_second_however_many_ask(name: str) -> None:
         assert len(times) <= time.monotonic() - began + 2
 
 
+def test_history_is_made_once_a_sample_for_all_who_ask(name: str) -> None:
+    with closing(Watch(name)) as watch:
+        sampler = Sampler(watch)
+        first = sampler.history(60.0)
+        assert sampler.history(60.0) is first
+        assert sampler.history(3600.0) is not first
+        sampler._take(watch.look())
+        assert sampler.history(60.0) is not first
+
+
 # ---- engines and workers that come and go ----
 
 
@@ -275,6 +285,7 @@ def test_a_port_in_use_is_one_line(name: str) -> None:
         (("x", "--host", "192.0.2.1"), 1, "cannot listen on 192.0.2.1 port 9464"),
         (("x", "--port", "-1"), 2, "-1 is below 0"),
         (("x", "--host", "no.such.host.invalid"), 1, "cannot listen on no.such.host.invalid"),
+        (("x", "--host", "a..b"), 1, "cannot listen on a..b port 9464"),
         ((), 2, "usage: sona serve"),
     ],
 )

@@ -24,11 +24,11 @@ from tests.serving import CONFIG, serving, teach
 
 
 def promtool(*arguments: str, text: str = "") -> None:
-    """Prometheus' own check; nothing where it is not installed."""
+    """Prometheus' own checks; skips where they are not installed."""
     tool = shutil.which("promtool")
     if tool is None:
         pytest.skip("promtool is absent; install the Debian package prometheus")
-    done = subprocess.run([tool, "check", *arguments], input=text, capture_output=True, text=True)
+    done = subprocess.run([tool, *arguments], input=text, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -106,7 +106,7 @@ def test_prometheus_understands_the_metrics(name: str, running: bool) -> None:
     assert modern.text.endswith("# EOF\n")
     assert all(family.documentation for family in families)
     assert len(families) > 50 if running else len(families) == 4
-    promtool("metrics", text=plain.text)
+    promtool("check", "metrics", text=plain.text)
 
 
 CHURN = """
@@ -179,13 +179,20 @@ def test_the_grafana_dashboard_uses_metrics_that_exist(name: str) -> None:
     assert len(expressions) >= 15
     used = {metric for expression in expressions for metric in METRIC.findall(expression)}
     variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
-    assert set(variables) == {"datasource", "engine"}
-    used |= set(METRIC.findall(variables["engine"]["query"]["query"]))
+    assert set(variables) == {"datasource", "engine", "instance"}
+    # Of one engine on one host: shares of several would add up to more than all.
+    for variable in ("engine", "instance"):
+        assert not variables[variable]["multi"]
+        used |= set(METRIC.findall(variables[variable]["query"]["query"]))
     assert used - exposed_names(name) == set()
     for expression in expressions:
-        assert 'engine=~"$engine"' in expression or "sona_host_" in expression
+        assert 'instance="$instance"' in expression
+        assert 'engine="$engine"' in expression or "sona_host_" in expression
     for panel in panels:
         assert panel["datasource"]["uid"] == "${datasource}"
+        # The last value of a time span would show a learner that has been gone for most of it.
+        if panel["type"] == "stat":
+            assert all(target["instant"] for target in panel["targets"])
 
 
 def test_grafana_s_expressions_are_promql(tmp_path: Path) -> None:
@@ -197,7 +204,7 @@ def test_grafana_s_expressions_are_promql(tmp_path: Path) -> None:
     ]
     path = tmp_path / "rules.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    promtool("rules", str(path))
+    promtool("check", "rules", str(path))
 
 
 def test_the_alert_rules_use_metrics_that_exist(name: str) -> None:
@@ -213,5 +220,9 @@ def test_the_alert_rules_use_metrics_that_exist(name: str) -> None:
 
 
 def test_prometheus_understands_rules_and_scrape_configuration() -> None:
-    promtool("rules", str(PROMETHEUS / "rules.yml"))
-    promtool("config", str(PROMETHEUS / "prometheus.yml"))
+    promtool("check", "rules", str(PROMETHEUS / "rules.yml"))
+    promtool("check", "config", str(PROMETHEUS / "prometheus.yml"))
+
+
+def test_alerts_fire_when_somebody_should_look_and_only_then() -> None:
+    promtool("test", "rules", str(PROMETHEUS / "rules_test.yml"))

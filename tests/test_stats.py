@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import signal
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import sona_shm as sona
 from sona_shm import _core
 from tests.processes import line_of, run_worker, worker
+from tests.test_cli import sona_command
 
 DIM = 8
 ROUTES = (sona.Route("small", 0.1), sona.Route("large", 1.0))
@@ -278,6 +281,32 @@ def test_stats_survive_json(name: str, rng: np.random.Generator) -> None:
     assert set(mapping) == fields | {"losses"}
     assert mapping["counters"]["outcomes_learned"] == 10
     assert [row["name"] for row in mapping["routes"]] == ["small", "large"]
+
+
+def test_a_stray_figure_is_still_json(name: str) -> None:
+    """Every reader of what programs are given takes it, whatever is in shared memory."""
+    with create(name, "inline") as engine:
+        engine.feedback(engine.route(X).id, 0.5)
+        reward = max(route.mean_reward for route in engine.stats().routes)
+        weights = engine._memory.buffer("weights")
+        stray = bytes(weights).replace(struct.pack("<d", reward), struct.pack("<d", math.nan))
+        weights[:] = stray
+        assert any(math.isnan(route.mean_reward) for route in engine.stats().routes)
+        for command in (("stats",), ("top", "--once", "--interval", "0.01")):
+            printed = sona_command(*command, name, "--json").stdout
+            rows = json.loads(printed, parse_constant=pytest.fail)["routes"]
+            assert None in [row["mean_reward"] for row in rows]
+
+
+def test_shares_come_from_lanes_that_have_decided(name: str) -> None:
+    """However many lanes are empty, a thousand decisions or so are looked at."""
+    with create(name, "inline", max_workers=64) as engine:
+        for _ in range(301):
+            engine.route(X)
+    with sona.Engine.attach(name) as monitor:
+        chosen = [301 * route.share for route in monitor.stats().routes]
+    assert sum(chosen) == pytest.approx(301)
+    assert chosen == [pytest.approx(round(count)) for count in chosen]
 
 
 def test_looking_changes_nothing(name: str) -> None:

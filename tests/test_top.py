@@ -276,22 +276,29 @@ def test_a_replaced_engine_is_followed(name: str) -> None:
         assert "claude" not in text
 
 
+def write_layout_version(name: str, version: int) -> None:
+    """In place: who has mapped a file that is cut short gets SIGBUS."""
+    with Path(f"/dev/shm/sona-{name}.c").open("r+b") as control:
+        control.seek(8)
+        control.write(version.to_bytes(8, "little"))
+
+
 def test_an_engine_of_another_layout_is_shown_as_the_error_it_is(name: str) -> None:
     sona.Engine.create(name, CONFIG).close()
     with top(name) as screen:
         screen.wait_for(f"{name}, 0 workers")
         sona.Engine.destroy(name)
         screen.wait_for("no engine")
+        # Stopped, so that it sees neither an engine that is right, nor one that is being changed.
+        screen.process.send_signal(signal.SIGSTOP)
         sona.Engine.create(name, CONFIG).close()
-        control = Path(f"/dev/shm/sona-{name}.c")
-        content = control.read_bytes()
-        wrong = content[:8] + (LAYOUT_VERSION + 1).to_bytes(8, "little") + content[16:]
-        control.write_bytes(wrong)
+        write_layout_version(name, LAYOUT_VERSION + 1)
+        screen.process.send_signal(signal.SIGCONT)
         screen.wait_for(f"has layout version {LAYOUT_VERSION + 1}", "waiting for an engine")
         refused = sona_command("top", name, "--once")
         assert (refused.returncode, refused.stdout) == (1, "")
         assert "has layout version" in refused.stderr
-        control.write_bytes(content)
+        write_layout_version(name, LAYOUT_VERSION)
         screen.wait(lambda text: "waiting" not in text, "the engine again")
 
 

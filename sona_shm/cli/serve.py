@@ -54,10 +54,11 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         listener = listen(options.host, options.port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter from names that no host can have
+        reason = error.strerror if isinstance(error, OSError) else error
         print(
-            f"sona: cannot listen on {options.host} port {options.port}: {error.strerror}; choose "
-            "another --host or --port",
+            f"sona: cannot listen on {options.host} port {options.port}: {reason}; choose another "
+            "--host or --port",
             file=sys.stderr,
         )
         return 1

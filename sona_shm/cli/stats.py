@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from rich.console import Console
 
 from sona_shm.engine import Engine
 from sona_shm.monitor import tables
+from sona_shm.monitor.json_text import to_json
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     with Engine.attach(options.name, timeout=0.0) as engine:
         stats = engine.stats()
     if options.json:
-        print(json.dumps(stats.to_mapping()))
+        print(to_json(stats.to_mapping()))
     else:
         Console(highlight=False).print(tables.everything(stats))
     return 0

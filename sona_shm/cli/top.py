@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 import time
@@ -15,6 +14,7 @@ from rich.console import Console
 from sona_shm.cli.arguments import seconds
 from sona_shm.errors import SonaError
 from sona_shm.monitor import tables
+from sona_shm.monitor.json_text import to_json
 from sona_shm.monitor.rates import Rates
 from sona_shm.watch import Look, Watch
 
@@ -69,7 +69,7 @@ def _print(watch: Watch, before: Look, options: argparse.Namespace) -> None:
         look = watch.look()
         rates = look.rates_since(before)
         if options.json:
-            print(json.dumps(_mapping(look, rates)), flush=True)
+            print(to_json(_mapping(look, rates)), flush=True)
         elif look.stats is not None:
             Console(highlight=False).print(tables.everything(look.stats, rates))
         if options.once and look.problem:

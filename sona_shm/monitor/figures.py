@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -51,19 +52,27 @@ def per_second(rate: float | None) -> str:
 def sparkline(values: Sequence[float], width: int, low: float | None = None) -> str:
     """The last `width` values as bars, from `low` (or the least of them) to the largest.
 
+    What is not finite has no bar: a stray write may make any figure of what an engine holds.
+
     Examples
     --------
-    >>> sparkline([0.0, 1.0, 2.0], width=2, low=0.0)
-    '▅█'
+    >>> sparkline([0.0, 1.0, 2.0], width=2, low=0.0), sparkline([1.0, float("nan"), 2.0], width=3)
+    ('▅█', '▁ █')
     """
     shown = values[-width:] if width > 0 else []
-    if not shown:
-        return ""
-    bottom = min(shown) if low is None else low
-    span = max(shown) - bottom
+    finite = [value for value in shown if math.isfinite(value)]
+    if not finite:
+        return " " * len(shown)
+    bottom = min(finite) if low is None else low
+    span = max(finite) - bottom
+    return "".join(_step(value - bottom, span) for value in shown)
+
+
+def _step(height: float, span: float) -> str:
+    if not math.isfinite(height):
+        return " "
     top = len(_BARS) - 1
-    steps = (round((value - bottom) / span * top) if span > 0 else 0 for value in shown)
-    return "".join(_BARS[min(top, max(0, step))] for step in steps)
+    return _BARS[min(top, max(0, round(height / span * top)))] if span > 0 else _BARS[0]
 
 
 def bar(share: float, width: int) -> str:

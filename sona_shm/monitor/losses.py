@@ -18,12 +18,15 @@ class Loss(NamedTuple):
         The setting of `SonaConfig` that is too small; or empty.
     is_damage : bool
         Whether a single one is a problem.
+    of_clients : bool
+        Whether careless clients cause it; all others are for whoever runs the engine to look into.
     """
 
     meaning: str
     remedy: str = ""
     setting: str = ""
     is_damage: bool = False
+    of_clients: bool = False
 
 
 SEE_LOG: Final = "the learner's log says why: journalctl -g sona_shm"
@@ -37,11 +40,15 @@ LOSSES: Final = {
     "feedback_duplicate": Loss(
         "second feedback for one decision; the first counted",
         "give feedback once for each decision",
+        of_clients=True,
     ),
-    "feedback_expired": Loss("its worker has decided too much since", setting="pending_decisions"),
+    "feedback_expired": Loss(
+        "its worker has decided too much since", setting="pending_decisions", of_clients=True
+    ),
     "feedback_unknown": Loss(
         "the id is of no decision of this engine",
         "keep Decision.id as the whole number it is, and for this engine only",
+        of_clients=True,
     ),
     "nonfinite_skipped": Loss(
         "a value was not finite or out of range, or led to such",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from sona_shm.monitor.losses import LOSSES
 from sona_shm.monitor.stats import EngineStats
 
 
@@ -82,6 +83,18 @@ class Rates:
             losses={name: rates[name] for name in after.losses},
         )
 
+    @property
+    def alarms(self) -> list[str]:
+        """Losses that grow and that whoever runs the engine should look into.
+
+        Examples
+        --------
+        >>> losses = {"dropped": 1.0, "records_lost": 0.0, "feedback_unknown": 1.0}
+        >>> Rates(1.0, 2.0, 0.0, 1.0, 2.0, 1.0, None, losses).alarms
+        ['dropped']
+        """
+        return [name for name, rate in self.losses.items() if rate and not LOSSES[name].of_clients]
+
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON.
 
@@ -90,7 +103,7 @@ class Rates:
         >>> Rates(1.0, 2.0, 0.0, 0.0, 2.0, 1.0, None, {}).to_mapping()["recorded"]
         2.0
         """
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"alarms": self.alarms}
 
 
 def _counts(stats: EngineStats) -> dict[str, int]:

@@ -24,8 +24,6 @@ from sona_shm.monitor.stats import EngineStats, LaneStats, RouteStats
 
 #: Columns by which lanes can be sorted, in the order in which they are shown.
 LANE_COLUMNS: Final = ("lane", "pid", "recorded", "dropped", "decisions", "backlog")
-#: Losses that careless clients cause; all others are for whoever runs the engine to look into.
-_OF_CLIENTS: Final = ("feedback_duplicate", "feedback_expired", "feedback_unknown")
 _ALARM: Final = "bold red"
 _BAR_COLOUR: Final = "blue"
 _BAR_WIDTH: Final = 16
@@ -99,7 +97,7 @@ def _losses_and_errors(stats: EngineStats, rates: Rates | None) -> Text:
         kinds = "kind" if len(stats.errors) == 1 else "kinds"
         ago = age(_seconds_since(stats.errors[0].last_ns))
         parts.append(f"{len(stats.errors)} {kinds} of error, the last {ago} ago")
-    alarm = rates is not None and any(_is_alarm(name, rates) for name in found)
+    alarm = rates is not None and rates.alarms
     return Text("; ".join(parts) or "none, and no errors", style=_ALARM if alarm else "")
 
 
@@ -197,12 +195,8 @@ def losses(stats: EngineStats, rates: Rates | None = None) -> RenderableType:
 
 
 def _loss_rate(name: str, rates: Rates) -> Text:
-    style = _ALARM if _is_alarm(name, rates) else ""
+    style = _ALARM if name in rates.alarms else ""
     return Text(per_second(rates.losses[name]), style=style)
-
-
-def _is_alarm(name: str, rates: Rates) -> bool:
-    return bool(rates.losses[name]) and name not in _OF_CLIENTS
 
 
 def errors(stats: EngineStats) -> RenderableType:

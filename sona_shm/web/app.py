@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import math
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,8 +21,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sona_shm.monitor.json_text import to_json
 from sona_shm.web.history import LONGEST_SECONDS
-from sona_shm.web.json_text import to_json
 from sona_shm.web.metrics import EngineCollector
 from sona_shm.web.sampler import Sampler
 
@@ -83,7 +82,7 @@ class Pages:
 
     async def health(self, _: Request) -> Response:
         """200 while somebody learns, or stands by to."""
-        look = self._sampler.latest
+        look = self._sampler.sampled
         if look.trouble is not None:
             return JSONResponse({"status": "unavailable", "reason": look.trouble}, 503)
         learner = "alive" if look.stats is not None and look.stats.learner_alive else "standby"
@@ -103,7 +102,7 @@ class Pages:
         if not 0.0 < seconds <= LONGEST_SECONDS:
             expected = f"expected a number above 0 and at most {LONGEST_SECONDS:g}"
             return JSONResponse({"error": f"seconds is {given!r}, {expected}"}, 400)
-        return _json(to_json(self._sampler.history.series(seconds, time.time())))
+        return _json(self._sampler.history(seconds))
 
     async def patterns(self, _: Request) -> Response:
         """The patterns in the plane."""

@@ -9,10 +9,10 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+from sona_shm.monitor.json_text import to_json
 from sona_shm.monitor.rates import Rates
 from sona_shm.watch import Look, Watch
 from sona_shm.web.history import History, sample_of
-from sona_shm.web.json_text import to_json
 from sona_shm.web.patterns import PatternPoint, pattern_points
 
 logger = logging.getLogger("sona_shm.web")
@@ -33,14 +33,15 @@ class Sampler:
 
     def __init__(self, watch: Watch) -> None:
         self.name = watch.name
-        self.history = History()
         self.ended = False
+        self._history = History()
         self._watch = watch
         self._latest = watch.look()
         self._sampled = self._latest
         self._tell("", self._latest)
         self._rates: Rates | None = None
         self._state = ""
+        self._histories: dict[float, str] = {}
         self._patterns: tuple[float, list[PatternPoint]] = (-math.inf, [])
         self._looking = asyncio.Lock()
         self._news = asyncio.Event()
@@ -75,8 +76,8 @@ class Sampler:
         return pattern_points(engine.reasoning_bank(), engine.config, stats.routes)
 
     @property
-    def latest(self) -> Look:
-        """The last sample."""
+    def sampled(self) -> Look:
+        """The look that the last sample is of."""
         return self._sampled
 
     @property
@@ -85,6 +86,13 @@ class Sampler:
         if not self._state:
             self._state = to_json(self._state_mapping())
         return self._state
+
+    def history(self, seconds: float) -> str:
+        """Columns of the last seconds as JSON, made once a sample for all who ask for as many."""
+        if seconds not in self._histories:
+            series = self._history.series(seconds, self._sampled.time)
+            self._histories[seconds] = to_json(series)
+        return self._histories[seconds]
 
     async def states(self, patience: float) -> AsyncIterator[str | None]:
         """The state now and each following one; None for each time that none came in `patience`."""
@@ -110,8 +118,9 @@ class Sampler:
         self._tell(before.problem, look)
         sample = sample_of(look)
         if sample is not None:
-            self.history.add(sample)
+            self._history.add(sample)
         self._state = ""
+        self._histories.clear()
         self._announce()
 
     def _tell(self, problem_before: str, look: Look) -> None:

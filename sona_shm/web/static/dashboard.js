@@ -3,7 +3,7 @@
 import { colourOf, hasColour } from "./colours.js";
 import { follow } from "./connection.js";
 import { byId, say } from "./dom.js";
-import { FORMATS, bytes, decimal, duration, integer, percent, rate, small } from "./format.js";
+import { FORMATS, bytes, decimal, duration, integer, percent, rate, significant } from "./format.js";
 import { LineChart } from "./line.js";
 import { Scatter } from "./scatter.js";
 import { StackedChart } from "./stacked.js";
@@ -55,7 +55,7 @@ function showStats({ stats, rates, time }) {
   }
   const lost = Object.values(stats.losses).reduce((sum, count) => sum + count, 0);
   say(byId("losses-now"), integer(lost));
-  byId("losses-tile").classList.toggle("alarm", Object.values(rates?.losses ?? {}).some((n) => n > 0));
+  byId("losses-tile").classList.toggle("alarm", Boolean(rates?.alarms.length));
   say(byId("backlog"), bytes(backlog(stats)));
   const age = stats.seconds_since_publish;
   say(byId("published"), age === null ? "never" : age < 2 ? "just now" : `${duration(age)} ago`);
@@ -65,7 +65,7 @@ function showStats({ stats, rates, time }) {
   showLosses(stats, rates);
   showErrors(stats, time);
   showBars("experts", "expert_weights", stats.expert_weights, (n) => decimal(n, 3));
-  showBars("shifts", "adapter_shift", stats.adapter_shift, small);
+  showBars("shifts", "adapter_shift", stats.adapter_shift, significant);
   showCounters(stats);
 }
 

@@ -2,9 +2,14 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+/** Text of others, without what is not seen and may turn or hide the letters beside it. */
+function visible(text) {
+  return text.replace(/[\p{Cc}\p{Cf}]/gu, "?");
+}
+
 function build(node, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, visible(String(value)));
+  node.append(...children.map((child) => (typeof child === "string" ? visible(child) : child)));
   return node;
 }
 
@@ -22,7 +27,8 @@ export function byId(id) {
 
 /** Change a text only where it differs: screen readers and selections notice every change. */
 export function say(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+  const shown = visible(text);
+  if (node.textContent !== shown) node.textContent = shown;
 }
 
 /**
@@ -49,7 +55,7 @@ function fillCell(node, cell) {
   const { text, kind = "", figure, value, swatch, title = "" } =
     typeof cell === "object" ? cell : { text: cell };
   if (node.className !== kind) node.className = kind;
-  if (node.title !== title) node.title = title;
+  if (node.title !== visible(title)) node.title = visible(title);
   if (figure === undefined) {
     delete node.dataset.figure;
     delete node.dataset.value;
@@ -59,7 +65,7 @@ function fillCell(node, cell) {
   }
   if (swatch === undefined) {
     say(node, text);
-  } else if (node.textContent !== text || node.firstChild.className !== `swatch ${swatch}`) {
-    node.replaceChildren(html("span", { class: `swatch ${swatch}` }), text);
+  } else if (node.textContent !== visible(text) || node.firstChild.className !== `swatch ${swatch}`) {
+    node.replaceChildren(html("span", { class: `swatch ${swatch}` }), visible(text));
   }
 }

@@ -12,13 +12,13 @@ export function decimal(n, digits = 3) {
   return n.toLocaleString(LOCALE, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
-/** Three significant digits, for what may be tiny. */
-export function small(n) {
-  return n == null ? NONE : n.toLocaleString(LOCALE, { maximumSignificantDigits: 3, maximumFractionDigits: 20 });
+/** For what may be tiny. */
+export function significant(n, digits = 3) {
+  return n == null ? NONE : n.toLocaleString(LOCALE, { maximumSignificantDigits: digits });
 }
 
 export function percent(n) {
-  return n == null ? NONE : `${decimal(100 * n, 1)} %`;
+  return n == null ? NONE : `${decimal(100 * n, 1)}\u00a0%`;
 }
 
 export function rate(n) {

@@ -1,9 +1,13 @@
 /** What goes on, in words. */
 
 import { byId, say } from "./dom.js";
-import { bytes, duration } from "./format.js";
+import { duration } from "./format.js";
 
-/** Of a state: {state: good, warn or bad; word; trouble: what to know and do, or empty}. */
+/**
+ * Of a state: {state: good, warn or bad; word; trouble: what to know and do, or empty}.
+ *
+ * Without figures that move: whoever listens to the page would hear it again every second.
+ */
 export function judge(state) {
   const { stats } = state;
   if (!state.up) return { state: "bad", word: "No engine", trouble: sentence(state.trouble) };
@@ -17,7 +21,7 @@ export function judge(state) {
     state: "bad",
     word: never ? "No learner yet" : "Learner dead",
     trouble: `${never ? "No learner has started" : "No learner is alive"}: nothing is learned. ${served}; ` +
-      `what they record waits in their lanes (${bytes(backlog(stats))}) and is refused when those are full. ` +
+      "what they record waits in their lanes and is refused when those are full. " +
       `Start one: sona learner ${state.name}`,
   };
 }

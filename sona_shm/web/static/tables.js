@@ -2,7 +2,7 @@
 
 import { assign, colourOf } from "./colours.js";
 import { byId, fill, html, say } from "./dom.js";
-import { bytes, decimal, duration, integer, percent, plain, rate } from "./format.js";
+import { bytes, decimal, duration, integer, percent, rate, significant } from "./format.js";
 
 function figure(path, value, format, kind = "") {
   return { text: format(value), figure: path, value, kind };
@@ -13,12 +13,12 @@ export function showRoutes(stats) {
   fill(byId("routes"), stats.routes.map((route, i) => {
     const at = (field, format) => figure(`routes.${i}.${field}`, route[field], format);
     return [
-      { text: route.name + (route.active ? "" : " (retired)"), swatch: colourOf(route.name), kind: route.active ? "" : "off" },
+      { text: route.name + (route.active ? "" : " (retired)"), swatch: colourOf(route.name), kind: route.active ? "" : "off", title: route.name },
       at("share", percent),
       at("propensity", (n) => decimal(n, 3)),
       at("mean_reward", (n) => decimal(n, 4)),
       at("outcomes", integer),
-      at("cost", plain),
+      at("cost", (n) => significant(n, 6)),
       at("mean_latency_ms", (n) => (n === null ? "–" : `${integer(n)} ms`)),
       at("mean_tokens", integer),
     ];
@@ -51,7 +51,7 @@ export function showLosses(stats, rates) {
   fill(byId("losses"), names.map((name) => [
     name.replaceAll("_", " "),
     figure(`losses.${name}`, stats.losses[name], integer, stats.losses[name] ? "" : "off"),
-    { text: rate(rates?.losses[name]), kind: rates?.losses[name] ? "alarming" : "off" },
+    { text: rate(rates?.losses[name]), kind: rates?.alarms.includes(name) ? "alarming" : "off" },
   ]));
 }
 
