@@ -189,18 +189,20 @@ def test_an_engine_of_another_user_stays(name: str) -> None:
 # ---- several at once ----
 
 
-def cleaner(names: list[str], table: Table, row: int, rounds: int) -> None:
-    """Look and remove, again and again."""
+def cleaner(names: list[str], table: Table, row: int) -> None:
+    """Look and remove, again and again, and once more after all users have ended."""
     cells = table.writer(row)
-    for _ in range(rounds):
+    ended = False
+    while not ended:
+        ended = int(table.column("ended").sum()) == len(names)
         for engine in dead(*names):
             cells["removed"][0] += remove_dead(engine)
 
 
-def user(name: str, table: Table, row: int, rounds: int) -> None:
+def user(name: str, table: Table, row: int, engines: int) -> None:
     """Create and record; from the first record on, the engine is in use and must stay."""
     cells = table.writer(row)
-    for _ in range(rounds):
+    while cells["used"][0] < engines:
         try:
             engine = sona.Engine.create(name, SMALL)
         except sona.EngineExists:  # the former one, not cleaned yet
@@ -216,18 +218,18 @@ def user(name: str, table: Table, row: int, rounds: int) -> None:
         sona.Engine.attach(name).close()
         cells["used"][0] += 1
         engine.close()
+    cells["ended"][0] = 1
 
 
 def test_cleaners_do_not_collide_with_each_other_nor_with_users(
     name: str, other: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    table = Table(4, ("removed", "used"))
-    cleaners = [Child(cleaner, [name, other], table, row, 150) for row in range(2)]
-    users = [Child(user, each, table, 2 + i, 100) for i, each in enumerate((name, other))]
-    assert [child.join() for child in (*cleaners, *users)] == [0] * 4
-    assert int(table.column("removed").sum()) > 0
-    assert int(table.column("used").sum()) > 0
-    clean(name, other)
+    table = Table(4, ("removed", "used", "ended"))
+    cleaners = [Child(cleaner, [name, other], table, row) for row in range(2)]
+    users = [Child(user, each, table, 2 + i, 20) for i, each in enumerate((name, other))]
+    assert [child.join() for child in (*users, *cleaners)] == [0] * 4
+    # Some were removed before they were in use, all others after.
+    assert int(table.column("removed").sum()) >= int(table.column("used").sum()) == 40
     assert list(Path("/dev/shm").glob(f"*{name}*")) == []
     assert capfd.readouterr().err == ""
 

@@ -132,7 +132,8 @@ def test_the_screen_shows_engine_learner_lanes_and_routes(
             assert word in text
         assert re.search(r"feedback_duplicate +[\d,]+ +[\d,.]+/s  second feedback for one", text)
         assert "retired" in text
-        assert all(key in screen.lines()[size[1] - 1] for key in KEYS)
+        last = size[1] - 1
+        screen.wait(lambda text: all(key in text.split("\n")[last] for key in KEYS), "the footer")
         assert {cell.fg for cell in screen.cells("at work")} == {"default"}
         assert not screen.overflows
         if size == (200, 60):
@@ -147,8 +148,7 @@ def test_the_screen_shows_engine_learner_lanes_and_routes(
 
 def test_a_screen_that_is_too_small_does_no_harm(busy: Busy) -> None:
     with top(busy.name, (30, 8)) as screen:
-        assert "learner" in screen.text
-        assert not screen.overflows
+        screen.wait(lambda text: "learner" in text and not screen.overflows, "what fits")
         for size in ((4, 2), (1, 1), (80, 24)):
             screen.resize(*size)
             screen.press("?s?r")
@@ -221,14 +221,20 @@ def test_s_and_r_sort_the_lanes_and_help_says_so(busy: Busy) -> None:
         assert screen.process.poll() is None
 
 
+def await_decisions(engine: sona.Engine) -> None:
+    """Ten of the screen's intervals and more, by the workers' clocks."""
+    decided = engine.stats().decisions
+    assert wait_until(lambda: engine.stats().decisions > decided + 500, PATIENCE)
+
+
 def test_p_and_space_hold_the_figures(busy: Busy) -> None:
     pid = busy.workers[0]
     with top(busy.name) as screen, sona.Engine.attach(busy.name) as engine:
         screen.press("p")
-        before = screen.wait_for("paused at ", str(pid))
-        decided = engine.stats().decisions
-        # Ten of the screen's intervals and more, by the workers' clocks.
-        assert wait_until(lambda: engine.stats().decisions > decided + 500, PATIENCE)
+        screen.wait_for("paused at ", str(pid))
+        await_decisions(engine)
+        before = screen.text
+        await_decisions(engine)
         assert screen.text == before
         screen.press(" ")
         recorded = figure(before, row_of(pid))
