@@ -21,6 +21,10 @@ import pyte
 from tests.children import ENVIRONMENT, PATIENCE
 
 _POLL_SECONDS = 0.05
+#: Without the size that a program around the tests may have set: this terminal has its own.
+_ENVIRONMENT = {
+    name: value for name, value in ENVIRONMENT.items() if name not in ("COLUMNS", "LINES")
+} | {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
 #: The emulator is larger than the program is told, so that what does not fit is seen.
 _MARGIN = 20
 
@@ -42,7 +46,7 @@ class Terminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env=ENVIRONMENT | {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | variables,
+            env=_ENVIRONMENT | variables,
             start_new_session=True,
         )
 

@@ -38,7 +38,7 @@ STRAY_WRITES: Final = (
 LOSSES: Final = {
     "dropped": Loss("a lane was full: nobody learns, or too slowly", setting="trajectory_capacity"),
     "feedback_duplicate": Loss(
-        "second feedback for one decision; the first counted",
+        "second feedback for one decision",
         "give feedback once for each decision",
         of_clients=True,
     ),
