@@ -11,7 +11,7 @@ _engines: dict[str, Engine] = {}
 def worker_engine(name: str) -> Engine:
     """The engine of that name in this process, attached at the first call.
 
-    Call it in each request, as you would call `logging.getLogger`, and keep nothing: where the
+    Call it in each request, as you would call ``logging.getLogger``, and keep nothing: where the
     engine was destroyed and made anew, or closed in this process, the next call attaches again.
     Threads share the engine.  After ``os.fork``, as with gunicorn's ``preload_app``, the child
     goes on with its copy and claims a lane of its own at first use.
