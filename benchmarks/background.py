@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -118,6 +119,11 @@ def _receive(connection: Connection) -> Any:
     return connection.recv()
 
 
+def has_installed_more(engine: sona.Engine, cycles: int) -> bool:
+    """Whether more cycles of Loop B than these were installed."""
+    return engine.instant.metrics.cycles_installed > cycles
+
+
 def measure(dim: int, rounds: int, records: int) -> list[dict[str, Any]]:
     """Two rows: without and with Loop B."""
     name = f"background-{os.getpid()}"
@@ -139,10 +145,7 @@ def measure(dim: int, rounds: int, records: int) -> list[dict[str, Any]]:
                     without += latencies(engine, requests, records, turn)
                     connection.send(True)
                     begun = engine.instant.metrics.cycles_installed
-                    wait_until(
-                        lambda begun=begun: engine.instant.metrics.cycles_installed > begun,  # type: ignore[misc]  # bound at once
-                        1.0,
-                    )
+                    wait_until(partial(has_installed_more, engine, begun), 1.0)
                     beside += latencies(engine, requests, records, turn)
                     connection.send(True)
                     cycles += _receive(connection)

@@ -245,10 +245,11 @@ class SonaConfig:
         object.__setattr__(self, "experts", tuple(e for e in EXPERTS if e in experts))
 
     def _check_routes(self) -> None:
+        routes: tuple[Any, ...]
         try:
             routes = tuple(self.routes)
         except TypeError:
-            routes = (None,)  # type: ignore[assignment]  # refused by the next line
+            routes = (None,)  # refused by the next line
         if not all(isinstance(route, Route) for route in routes):
             raise ConfigError(f"routes is {self.routes!r}, expected a sequence of Route")
         object.__setattr__(self, "routes", routes)

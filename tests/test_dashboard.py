@@ -33,7 +33,7 @@ while True:
     topic = random.integers(12)
     x = topics[topic] + 0.55 * random.standard_normal(32)
     decision = engine.route(x / np.linalg.norm(x))
-    time.sleep(0.004)
+    time.sleep(0.004)  # the pace of answers; nobody waits for it
     engine.feedback(decision.id, float(random.random() < skill[topic, decision.index]))
     if random.random() < 0.001:
         engine.feedback(decision.id, 1.0)

@@ -41,7 +41,7 @@ while True:
     decision = engine.route(rng.standard_normal(8))
     engine.feedback(decision.id, 0.5 + 0.2 * decision.index, latency_ms=120.0, tokens=50)
     engine.feedback(decision.id, 0.5)
-    time.sleep(0.002)
+    time.sleep(0.002)  # the pace of requests; nobody waits for it
 """
 SIZES = [(80, 24), (200, 60)]
 KEYS = ("q Quit", "p Pause", "s Sort lanes", "r Reverse", "Scroll", "? Help")

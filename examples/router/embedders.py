@@ -39,7 +39,7 @@ class HashedNgrams:
     _BASE: Final = np.uint64(1_099_511_628_211)
     _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
 
-    def __init__(self, settings: EmbedderSettings, client: httpx.AsyncClient) -> None:  # noqa: ARG002
+    def __init__(self, settings: EmbedderSettings, _client: httpx.AsyncClient) -> None:
         self.dimension = settings.dimension
 
     async def embed(self, text: str) -> Vector:
@@ -68,7 +68,7 @@ class HashedNgrams:
 class SentenceTransformers:
     """A model of the library sentence-transformers, in this process."""
 
-    def __init__(self, settings: EmbedderSettings, client: httpx.AsyncClient) -> None:  # noqa: ARG002
+    def __init__(self, settings: EmbedderSettings, _client: httpx.AsyncClient) -> None:
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:

@@ -17,7 +17,7 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a directory to write into, which gets its name when all is written.
 
     Files of two exports can therefore never meet in one directory.  A writer that is killed
-    leaves a directory ``.NAME.XXXXXXXX`` beside it, which may be removed.
+    leaves a directory beside it, ``.NAME.`` and eight letters, which may be removed.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ def _answer(path: str) -> bytes:
     answer: dict[str, Any] = {"pid": os.getpid(), "recorded": recorded}
     if path == "/hang":
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGABRT, signal.SIGTERM])
-        time.sleep(600.0)
+        time.sleep(600.0)  # hangs until it is killed
     if path == "/fork":
         answer["child"] = _fork_behind_python()
     return json.dumps(answer).encode()
