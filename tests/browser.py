@@ -93,11 +93,11 @@ class Browser:
 
     def errors(self) -> list[str]:
         """What the console has complained of since last asked."""
-        return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
+        return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]  # no hints
 
     def requested(self) -> list[str]:
         """Every address that the page has asked for since last asked."""
-        entries = self.driver.get_log("performance")  # type: ignore[no-untyped-call]
+        entries = self.driver.get_log("performance")  # type: ignore[no-untyped-call]  # no hints
         messages = [json.loads(entry["message"])["message"] for entry in entries]
         return [
             message["params"]["request"]["url"]

@@ -23,7 +23,7 @@ peft: Any = pytest.importorskip("peft", reason=REASON)
 def identity_model() -> Any:
     """A model whose one layer gives what it takes, under the name that our adapters are for."""
 
-    class Identity(torch.nn.Module):  # type: ignore[misc]
+    class Identity(torch.nn.Module):  # type: ignore[misc]  # torch may be absent
         def __init__(self) -> None:
             super().__init__()
             self.identity = torch.nn.Linear(DIM, DIM, bias=False)

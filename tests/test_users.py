@@ -11,6 +11,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ def test_a_foreign_lock_counts_as_locked_and_blocks_for_a_bounded_time(name: str
     kind, text = as_user(wait_for_it)
     assert kind == "EngineNotReady"
     assert f"it is root's; was it killed, root may rm /dev/shm/sona-{name}.l" in text
-    attempt = lambda: sona.Engine.attach(name, timeout=0.05)  # noqa: E731
+    attempt = partial(sona.Engine.attach, name, timeout=0.05)
     assert as_user(attempt)[0] == "EngineNotFound"
 
 
@@ -255,7 +256,7 @@ def test_a_member_finds_a_half_made_engine(name: str, group: grp.struct_group) -
         os.kill(os.getpid(), signal.SIGKILL)
 
     Child(leave).join()
-    attempt = lambda: sona.Engine.attach(name, timeout=0.05)  # noqa: E731
+    attempt = partial(sona.Engine.attach, name, timeout=0.05)
     kind, text = as_user(attempt, user=MEMBER, groups=[group.gr_gid])
     assert kind == "EngineNotReady"
     assert "was not ready after 0.05 s" in text

@@ -189,4 +189,4 @@ def test_a_pool_keeps_as_many_learners_as_are_wanted(name: str, tmp_path: Path) 
 )
 def test_hooks_that_cannot_be(arguments: dict[str, object], expected: str) -> None:
     with pytest.raises(sona.ConfigError, match=expected):
-        GunicornHooks("router", "engine.toml", **arguments)  # type: ignore[arg-type]
+        GunicornHooks("router", "engine.toml", **arguments)  # type: ignore[arg-type]  # wrong on purpose

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sona_shm.monitor.stats import take_back
+from sona_shm.monitor.lanes import counted_since, lane_counts
 from sona_shm.shm.memory import EngineMemory
-
-_COUNTS = ("trajectories", "feedbacks", "dropped", "decisions")
 
 
 class Departed(NamedTuple):
@@ -44,12 +42,7 @@ def last_lane_of(memory: EngineMemory, pid: int) -> Departed | None:
         return None
     index = max(owned, key=lambda index: owners[index]["since_ns"])
     _, held = memory.lock_states()
-    words = memory.lane_words(
-        index, "head", "intent", *_COUNTS, *(f"base_{count}" for count in _COUNTS)
-    )
-    if not held[index]:
-        take_back(words)
-    own = {count: max(0, words[count] - words[f"base_{count}"]) for count in _COUNTS}
+    own = counted_since(*lane_counts(memory, index, alive=held[index]))
     return Departed(
         lane=index,
         held=held[index],

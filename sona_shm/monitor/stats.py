@@ -13,6 +13,7 @@ from sona_shm.learning.consolidation import largest_shift
 from sona_shm.learning.snapshot import Patterns, RouteRow, Snapshot
 from sona_shm.loops.metrics import InstantLoopMetrics
 from sona_shm.monitor.decisions import RecentChoices, recent_choices
+from sona_shm.monitor.lanes import COUNTS, counted_since, lane_counts
 from sona_shm.monitor.losses import LOSSES
 from sona_shm.shm.diagnostics import NotedError
 from sona_shm.shm.layout import OFFSETS
@@ -205,34 +206,15 @@ class EngineStats:
         return dataclasses.asdict(self) | {"losses": self.losses}
 
 
-_COUNTS = ("trajectories", "feedbacks", "dropped", "decisions")
-
-
-def take_back(words: dict[str, int]) -> None:
-    """Uncount a record that its owner had counted, but died before publishing.
-
-    The same rule as `take_back` in ``_core/lane.c``, which the next owner applies for good.
-    """
-    intent = words["intent"]
-    counted = {1: "trajectories", 2: "feedbacks"}.get(intent & 3)
-    if counted is None or intent - intent % 64 == words["head"]:
-        return
-    if intent >> 2 & 15 == words[counted] & 15:
-        words[counted] -= 1
-
-
 def _lane(
     memory: EngineMemory, index: int, alive: bool, learned: int
 ) -> tuple[LaneStats, dict[str, int]]:
     """A lane's row, and what its former owners did; `learned` is its published position."""
-    words = memory.lane_words(
-        index, "head", "intent", "epoch", "quarantined", *_COUNTS, *(f"base_{c}" for c in _COUNTS)
-    )
-    if not alive:
-        take_back(words)
+    total, before = lane_counts(memory, index, alive=alive)
     # A dead owner's counts belong to the retired row as soon as the kernel says it is dead.
-    former = {count: words[f"base_{count}"] if alive else words[count] for count in _COUNTS}
-    own = {count: max(0, words[count] - former[count]) for count in _COUNTS}
+    former = before if alive else total
+    own = counted_since(total, former)
+    words = memory.lane_words(index, "head", "epoch", "quarantined")
     owner = memory.owner(index)
     row = LaneStats(
         index=index,
@@ -278,7 +260,7 @@ def collect(memory: EngineMemory, block: bytes, slow: bytes) -> EngineStats:
     learned = snapshot.lane_positions()
     rows = [_lane(memory, i, alive[i], learned[i]) for i in range(memory.geometry.max_workers)]
     lanes = [row for row, _ in rows]
-    retired = {count: sum(former[count] for _, former in rows) for count in _COUNTS}
+    retired = {count: sum(former[count] for _, former in rows) for count in COUNTS}
     living = [index for index, lives in enumerate(alive) if lives]
     choices = recent_choices(memory, living or list(range(len(alive))))
     never = RecentChoices(0.0, None)

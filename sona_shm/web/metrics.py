@@ -6,7 +6,6 @@ many workers come and go.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -19,7 +18,7 @@ import sona_shm
 from sona_shm.monitor.stats import EngineStats
 from sona_shm.watch import Look
 
-#: Every counter of `InstantLoopMetrics`.
+#: Every counter of `InstantLoopMetrics` that is no loss; those are ``sona_losses_total``.
 LEARNER_COUNTERS: Final = {
     "trajectories_processed": "Trajectories consumed by the learner.",
     "signals_accumulated": "Records that taught something.",
@@ -27,28 +26,15 @@ LEARNER_COUNTERS: Final = {
     "updates_applied": "Signals in those publications.",
     "feedback_processed": "Feedback records consumed by the learner.",
     "outcomes_learned": "Outcomes that moved a route's head.",
-    "feedback_duplicate": "Second feedback for one decision.",
-    "feedback_expired": "Feedback for a decision that later ones had overwritten.",
-    "feedback_unknown": "Feedback with an id that no decision of this engine had.",
-    "nonfinite_skipped": "Records with a value that was not finite or out of range.",
-    "records_corrupt": "Records whose parts did not fit into them.",
-    "lanes_quarantined": "How often a lane was refused for positions that cannot be.",
-    "records_lost": "Records in a refused lane that were never read.",
     "defaults_learned": "Decisions without feedback in time, learned with the default quality.",
-    "reward_failed": "Outcomes for which the reward function gave no finite number.",
     "routes_changed": "Changes of routes applied.",
-    "routes_refused": "Changes of routes that could not be applied.",
     "refits_installed": "Refits of the patterns installed.",
-    "refits_failed": "Refits of the patterns given up.",
-    "reservoir_corrupt": "Remembered outcomes that a refit could not trust.",
-    "journal_missed": "Decisions overwritten before they could be journaled.",
     "task_alarms": "How often recent embeddings were far from what is usual for the task.",
     "tasks_begun": "New tasks found.",
     "tasks_returned": "Known tasks recognised.",
     "tasks_merged": "Pairs of tasks made one for want of room.",
     "cycles_installed": "Cycles of background learning installed.",
     "cycles_skipped": "Cycles of background learning left out for want of trajectories.",
-    "cycles_failed": "Cycles of background learning lost.",
     "heads_refitted": "Heads of routes replaced by background learning.",
 }
 
@@ -135,7 +121,6 @@ class EngineCollector(Collector):
             "sona_learner_terms", "How often a process became the learner.", stats.learner_terms
         )
         yield self._counter("sona_publications", "Versions of weights published.", stats.version)
-        yield self._gauge("sona_weights_version", "The version published last.", stats.version)
         yield self._gauge(
             "sona_last_publication_timestamp_seconds",
             "When it was published; NaN before the first.",
@@ -146,7 +131,6 @@ class EngineCollector(Collector):
         for name, meaning, count in (
             ("records", "Records of all workers.", stats.recorded),
             ("decisions", "Decisions of all workers.", stats.decisions),
-            ("records_dropped", "Records refused because a lane was full.", stats.dropped),
         ):
             yield self._counter(f"sona_{name}", meaning, count)
         yield self._by(
@@ -156,8 +140,8 @@ class EngineCollector(Collector):
             "reason",
             stats.losses,
         )
-        for name, count in dataclasses.asdict(stats.counters).items():
-            yield self._counter(f"sona_{name}", LEARNER_COUNTERS[name], count)
+        for name, meaning in LEARNER_COUNTERS.items():
+            yield self._counter(f"sona_{name}", meaning, getattr(stats.counters, name))
 
     def _lanes(self, stats: EngineStats, lanes: int) -> Iterator[Metric]:
         """All lanes that there are; one that is not in the statistics is free and empty."""
