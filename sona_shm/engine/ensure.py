@@ -12,7 +12,7 @@ from sona_shm.config import Route, SonaConfig
 from sona_shm.engine.engine import Engine
 from sona_shm.errors import ConfigError, EngineExists, EngineNotFound, EngineNotReady
 
-logger = logging.getLogger("sona_shm.learner")
+logger = logging.getLogger("sona_shm.engine")
 
 
 def ensure_engine(name: str, config: SonaConfig, checkpoints: Path | None = None) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from sona_shm import _core
 from sona_shm.config import SonaConfig
-from sona_shm.errors import SonaError
+from sona_shm.errors import NoFreeLaneError, SonaError
 from sona_shm.loops.engine_memory import config_of
 from sona_shm.loops.instant import InstantLoop
 from sona_shm.shm.memory import EngineMemory
@@ -327,6 +327,8 @@ class Requests(_core.Reader):
         """
         try:
             return self.instant.on_trajectory(trajectory)
+        except NoFreeLaneError:
+            raise  # noted where the lane was claimed
         except SonaError as error:
             self._memory.errors.note("record", error)
             raise
