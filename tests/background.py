@@ -27,6 +27,8 @@ CONFIG = sona.SonaConfig(
 )
 #: Trajectories after which a MicroLoRA that learns fast moves embeddings by more than LEAST_SHIFT.
 ENOUGH_TO_FOLD = 1500
+#: A cycle computes at a low priority, beside whatever is tested at the same time.
+CYCLE_PATIENCE = 4 * PATIENCE
 REQUESTED = OFFSETS["control_header.learn_requested"]
 SERVED = OFFSETS["control_header.learn_served"]
 
@@ -58,7 +60,7 @@ def step_until(learner: Learner, condition: Callable[[], bool]) -> None:
         learner.step()
         return condition()
 
-    assert wait_until(stepped, PATIENCE)
+    assert wait_until(stepped, CYCLE_PATIENCE)
 
 
 def ask(engine: sona.Engine) -> Callable[[], bool]:

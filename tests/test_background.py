@@ -18,6 +18,7 @@ from sona_shm.loops.working import WorkingBlocks
 from sona_shm.shm.waiting import wait_until
 from tests.background import (
     CONFIG,
+    CYCLE_PATIENCE,
     DIM,
     ENOUGH_TO_FOLD,
     REQUESTED,
@@ -236,7 +237,7 @@ def test_every_kind_of_learner_learns_in_the_background(
         x = embeddings(rng)
         assert engine.flush(PATIENCE)
         before = engine.apply(x)
-        result = engine.force_learn(PATIENCE)
+        result = engine.force_learn(CYCLE_PATIENCE)
         assert (result.status, result.rows) == ("done", CONFIG.reservoir)
         assert result.version_after > result.version_before
         assert engine._version() >= result.version_after
@@ -248,10 +249,12 @@ def test_a_worker_in_another_process_asks(name: str, rng: np.random.Generator) -
     with sona.Engine.create(name, CONFIG, learner="thread") as engine:
         teach(engine, rng)
         worker = start(
-            "engine = sona.Engine.attach(name)\nsay(engine.force_learn(30.0).status)\nhear()", name
+            "engine = sona.Engine.attach(name)\n"
+            f"say(engine.force_learn({CYCLE_PATIENCE}).status)\nhear()",
+            name,
         )
         try:
-            assert hear(worker) == "done"
+            assert hear(worker, CYCLE_PATIENCE) == "done"
         finally:
             end(worker)
 
@@ -272,11 +275,11 @@ def test_nobody_answers_where_nobody_learns(name: str, rng: np.random.Generator)
 def test_who_asks_hears_that_the_engine_is_destroyed(name: str, rng: np.random.Generator) -> None:
     with sona.Engine.create(name, CONFIG) as engine, Learner(name):
         results: list[sona.LearnResult] = []
-        asker = threading.Thread(target=lambda: results.append(engine.force_learn(2 * PATIENCE)))
+        asker = threading.Thread(target=lambda: results.append(engine.force_learn(CYCLE_PATIENCE)))
         asker.start()
         assert wait_until(lambda: engine._memory.control.load(REQUESTED) == 1, PATIENCE)
         sona.Engine.destroy(name)
-        asker.join(PATIENCE)
+        asker.join(CYCLE_PATIENCE)
         assert [(r.status, r.reason) for r in results] == [
             ("unanswered", "the engine was destroyed meanwhile")
         ]
@@ -293,7 +296,7 @@ def test_requests_at_the_same_time_are_one_cycle(name: str, rng: np.random.Gener
         teach(engine, rng)
         results: list[sona.LearnResult] = []
         askers = [
-            threading.Thread(target=lambda: results.append(engine.force_learn(PATIENCE)))
+            threading.Thread(target=lambda: results.append(engine.force_learn(CYCLE_PATIENCE)))
             for _ in range(3)
         ]
         for asker in askers:
@@ -301,7 +304,7 @@ def test_requests_at_the_same_time_are_one_cycle(name: str, rng: np.random.Gener
         assert wait_until(lambda: engine._memory.control.load(REQUESTED) == 3, PATIENCE)
         step_until(learner, lambda: engine._memory.control.load(SERVED) == 3)
         for asker in askers:
-            asker.join(PATIENCE)
+            asker.join(CYCLE_PATIENCE)
         assert [result.status for result in results] == ["done"] * 3
         assert engine.instant.metrics.cycles_installed == 1
 

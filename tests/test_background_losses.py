@@ -14,7 +14,7 @@ import sona_shm as sona
 from sona_shm.learner import Learner
 from sona_shm.learning.snapshot import Patterns
 from sona_shm.shm.waiting import wait_until
-from tests.background import CONFIG, ask, drain_of, embeddings, step_until, teach
+from tests.background import CONFIG, CYCLE_PATIENCE, ask, drain_of, embeddings, step_until, teach
 from tests.children import PATIENCE, end, hear, start
 from tests.torture.background import cycle_process_of
 from tests.torture.processes import LEARNER_PID
@@ -74,7 +74,7 @@ def test_a_reason_of_any_length_reaches_who_asked(
     monkeypatch.setattr("sona_shm.loops.cycle_process._read", failing)
     with sona.Engine.create(name, CONFIG, learner="thread") as engine:
         teach(engine, rng)
-        result = engine.force_learn(PATIENCE)
+        result = engine.force_learn(CYCLE_PATIENCE)
         assert result.status == "failed"
         assert result.reason.startswith("ValueError('xxx")
         assert engine.instant.metrics.cycles_failed == 1
@@ -88,7 +88,7 @@ def test_modules_in_the_working_directory_are_not_the_cycle_s(
     monkeypatch.chdir(tmp_path)
     with sona.Engine.create(name, CONFIG, learner="thread") as engine:
         teach(engine, rng)
-        assert engine.force_learn(PATIENCE).status == "done"
+        assert engine.force_learn(CYCLE_PATIENCE).status == "done"
 
 
 def test_descriptors_of_any_number_are_waited_for(name: str, rng: np.random.Generator) -> None:
@@ -99,7 +99,7 @@ def test_descriptors_of_any_number_are_waited_for(name: str, rng: np.random.Gene
     try:
         with sona.Engine.create(name, CONFIG, learner="thread") as engine:
             teach(engine, rng)
-            assert engine.force_learn(PATIENCE).status == "done"
+            assert engine.force_learn(CYCLE_PATIENCE).status == "done"
     finally:
         for descriptor in taken:
             os.close(descriptor)
@@ -117,7 +117,7 @@ def test_a_cycle_that_a_refit_overtook_leaves_its_patterns_out(
         step_until(learner, lambda: drain.background._cycle is not None)
         cycle = drain.background._cycle
         assert cycle is not None
-        assert wait_until(lambda: cycle.ended, PATIENCE)
+        assert wait_until(lambda: cycle.ended, CYCLE_PATIENCE)
         assert cycle.refit is not None
         fitted = Patterns(engine._patterns()[1], CONFIG.geometry()).fitted_ns
         drain._core.end_scheduled_refit(False)
@@ -151,7 +151,7 @@ def test_a_learner_that_is_killed_inside_a_cycle_loses_only_that(
             holder.wait(PATIENCE)
             os.kill(cycle, signal.SIGCONT)
             assert wait_until(lambda: control.load(LEARNER_PID) == standby.pid, PATIENCE)
-            assert wait_until(answered, PATIENCE)
+            assert wait_until(answered, CYCLE_PATIENCE)
             assert wait_until(lambda: not Path(f"/proc/{cycle}").exists(), PATIENCE)
             metrics = engine.instant.metrics
             assert metrics.cycles_installed == 1

@@ -9,7 +9,6 @@ calling process at once, and only when asked for.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
@@ -27,7 +26,7 @@ from sona_shm.config import SonaConfig
 from sona_shm.errors import NonFiniteError
 from sona_shm.learning.consolidation import Fold
 from sona_shm.loops.cycle import PARTS, Findings, find
-from sona_shm.loops.cycle_process import CycleProcess
+from sona_shm.loops.cycle_process import NICENESS, CycleProcess
 from sona_shm.loops.findings import BadFindings
 from sona_shm.loops.learn_result import HeadResult, LearnResult, store_result
 from sona_shm.loops.refit import one_thread, prepare
@@ -46,7 +45,6 @@ FEWEST_SIGNALS: Final = 100
 _CATCH_UP: Final = 100
 _REQUESTED: Final = OFFSETS["control_header.learn_requested"]
 _SERVED: Final = OFFSETS["control_header.learn_served"]
-_LOWEST_PRIORITY: Final = 19
 logger = logging.getLogger("sona_shm.learner")
 
 
@@ -174,14 +172,15 @@ class BackgroundLoop:
     def _repeat(self, findings: Findings) -> CapsuleType | None:
         """The reservoir's outcomes over the new patterns, if there are some.
 
-        In a thread of the lowest priority, which does nothing else: while it computes it does not
+        In a thread of low priority, which does nothing else: while it computes it does not
         hold the GIL.  One that held it and was not scheduled would keep the learner waiting.
         """
         if findings.fit is None:
             return None
         if not self._beside:
             return prepare(self._core, findings.fit, findings.rows, scheduled=False)
-        with ThreadPoolExecutor(1, "sona repeat", initializer=_lower_priority) as pool:
+        lower = partial(os.nice, NICENESS)  # under Linux of this thread alone
+        with ThreadPoolExecutor(1, "sona repeat", initializer=lower) as pool:
             repeat = partial(prepare, self._core, findings.fit, findings.rows, scheduled=False)
             return pool.submit(repeat).result()
 
@@ -293,11 +292,6 @@ class BackgroundLoop:
         if self._process is not None:
             self._process.abandon()
         self._cycle = self._process = self._thread = None
-
-
-def _lower_priority() -> None:
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
 
 
 def _why_no_patterns(findings: Findings, stale: bool) -> str:

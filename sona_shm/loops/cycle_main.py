@@ -2,8 +2,8 @@
 
 It attaches to the engine, computes a cycle for each byte of its standard input, and writes what it
 finds to standard output.  It ends at once when its input closes, since then the learner is gone,
-and when it was not asked for a while.  `cycle_process` starts it, at the lowest priority, so that
-it takes no time from workers or learner.
+and when it was not asked for a while.  `cycle_process` starts it, at a low priority, so that
+workers and learner go first.
 """
 
 from __future__ import annotations
