@@ -268,13 +268,16 @@ class LearnerProcess:
     def stop(self) -> None:
         """Learn what is recorded and end, within a bounded time."""
         assert self._process.stdin is not None
+        # A signal would end one that is still starting with nothing learned; the end of its
+        # standard input waits for it.
         self._process.stdin.close()
-        self._process.terminate()
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        for insist in (self._process.terminate, self._process.kill):
+            try:
+                self._process.wait(_STOP_SECONDS)
+                return
+            except subprocess.TimeoutExpired:
+                insist()
+        self._process.wait()
 
     def abandon(self) -> None:
         """In a forked child: the learner is the parent's, and so is its end of the pipe."""

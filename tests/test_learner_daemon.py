@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import pytest
 
 import sona_shm as sona
-from sona_shm.learner import Learner, run
+from sona_shm.learner import Learner, LearnerProcess, run
+from sona_shm.loops.drain import LearnerOptions
 from sona_shm.shm.layout import OFFSETS
 from sona_shm.shm.waiting import wait_until
 from tests.children import PATIENCE, SMALL, end, hear, start, trajectory
@@ -126,6 +127,15 @@ def test_an_own_learner_ends_with_its_engine(name: str, kind: str) -> None:
         assert not again.stats().learner_alive
         assert again.instant.metrics.trajectories_processed == 30
         assert [t.name for t in threading.enumerate() if name in t.name] == []
+
+
+def test_a_learner_process_that_is_still_starting_learns_before_it_ends(name: str) -> None:
+    with sona.Engine.create(name, SMALL) as engine:
+        assert engine.record(trajectory())
+        process = LearnerProcess(name, LearnerOptions())
+        process.stop()
+        assert not process.is_alive
+        assert engine.instant.metrics.trajectories_processed == 1
 
 
 def test_a_learner_process_ends_when_its_parent_is_killed(name: str) -> None:

@@ -92,7 +92,15 @@ def working(name: str) -> Iterator[tuple[subprocess.Popen[str], subprocess.Popen
 def busy() -> Iterator[Busy]:
     """An engine at work, for tests that change nothing of it."""
     name = f"t-{secrets.token_hex(6)}"
-    with working(name) as (serving, learning), worker(SERVE, name) as second:
+    with (
+        working(name) as (serving, learning),
+        worker(SERVE, name) as second,
+        sona.Engine.attach(name) as engine,
+    ):
+        pids = {serving.pid, second.pid}
+        assert wait_until(
+            lambda: pids == {lane.pid for lane in engine.stats().lanes if lane.recorded}, PATIENCE
+        )
         yield Busy(name, learning.pid, (serving.pid, second.pid))
     remove_everything(name)
 

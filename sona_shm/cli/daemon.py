@@ -33,3 +33,4 @@ def _watch_stdin(stop: threading.Event) -> None:
     while os.read(0, 1):
         pass
     stop.set()
+    os.kill(os.getpid(), signal.SIGTERM)  # wakes the main thread, whatever it sleeps in
