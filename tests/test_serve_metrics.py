@@ -151,7 +151,7 @@ def test_metrics_do_not_grow_over_a_thousand_workers(name: str, rng: np.random.G
                 assert [key for key in counters if now[key] < last[key]] == []
                 last = now
             finish(churn, "0")
-            assert server.metric("sona_records_total") == 1000
+            assert wait_until(lambda: server.metric("sona_records_total") == 1000, PATIENCE)
             learned = "sona_trajectories_processed_total"
             assert wait_until(lambda: server.metric(learned) == 1000, PATIENCE)
             after = server.metrics()
