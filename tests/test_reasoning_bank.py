@@ -35,7 +35,8 @@ def test_the_same_rows_give_the_same_bits(rng: np.random.Generator) -> None:
 
 
 def test_clusters_that_lie_apart_are_found(rng: np.random.Generator) -> None:
-    centres = 20.0 * np.eye(6, 10)
+    # So far apart that k-means++ draws a second centroid in one of them once in 100,000 times.
+    centres = 2000.0 * np.eye(6, 10)
     group = rng.integers(6, size=600)
     points = (centres[group] + rng.standard_normal((600, 10))).astype(np.float32)
     found = k_means(points, 6, seed=int(rng.integers(2**32)))
