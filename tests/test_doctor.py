@@ -263,6 +263,16 @@ def test_room(total: int, free: int, texts: list[str]) -> None:
 # ---- anything may be there ----
 
 
+def test_an_engine_that_says_it_was_destroyed_and_is_there_is_told(name: str) -> None:
+    with sona.Engine.create(name, SMALL) as engine:
+        engine._memory.control.store(OFFSETS["control_header.destroyed"], 1)
+        seen = look(name)
+        assert (seen.state, seen.in_use) == ("corrupt", False)
+        assert "still there" in seen.detail
+    sona.Engine.destroy(name)
+    assert leftovers(name) == []
+
+
 def test_random_garbage_is_survived(name: str, rng: np.random.Generator) -> None:
     """Any bytes of any size, and an engine with any of its words spoilt."""
     names = names_of(name)
@@ -350,8 +360,10 @@ def test_files_that_vanish_while_looked_at(name: str) -> None:
     )
     try:
         hear(child)
-        states = set()
-        for _ in range(300):
+        states: set[str] = set()
+        for turn in range(30_000):
+            if turn >= 300 and {"being made", "idle"} & states:
+                break
             for engine in look_at_host([name]).engines:
                 states.add(engine.state)
     finally:

@@ -212,11 +212,11 @@ def _look_once(names: Names, engine: HostEngine, *, deep: bool) -> tuple[HostEng
     try:
         read = _read(memory, engine, deep=deep)
         if memory.is_destroyed:
-            return None, True
+            return _destroyed(names, engine), True
         # Who removes an engine holds all its locks for a moment.
         return read, not (read.in_use and (busy or _somebody_is_at_work(names)))
     except EngineNotFound:
-        return None, True
+        return _destroyed(names, engine), True
     except (SonaError, ValueError, ArithmeticError) as error:
         return _unreadable(names, engine, "corrupt", error), True
     finally:
@@ -235,6 +235,14 @@ def _leftover(names: Names, engine: HostEngine) -> HostEngine | None:
     if not left or control_inode(names) is not None:
         return None
     return dataclasses.replace(engine, state="leftover", files=left, inode=None)
+
+
+def _destroyed(names: Names, engine: HostEngine) -> HostEngine | None:
+    """Gone, as the word says; who removes an engine unlinks it first, or the word is spoilt."""
+    if control_inode(names) != engine.inode:
+        return None
+    error = CorruptSegment("it says that it was destroyed, and it is still there")
+    return _unreadable(names, engine, "corrupt", error)
 
 
 def _unreadable(
