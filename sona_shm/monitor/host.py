@@ -238,8 +238,11 @@ def _leftover(names: Names, engine: HostEngine) -> HostEngine | None:
 
 
 def _destroyed(names: Names, engine: HostEngine) -> HostEngine | None:
-    """Gone, as the word says; who removes an engine unlinks it first, or the word is spoilt."""
-    if control_inode(names) != engine.inode:
+    """Gone, as the word says; who removes an engine unlinks it first, or the word is spoilt.
+
+    One that came after the first look has no number here, and may have a successor by now.
+    """
+    if engine.inode is None or control_inode(names) != engine.inode:
         return None
     error = CorruptSegment("it says that it was destroyed, and it is still there")
     return _unreadable(names, engine, "corrupt", error)
