@@ -4,9 +4,11 @@ Three processes: this one records outcomes at random moments, about a thousand a
 until each is published as learned; a learner; and, in every other round, one that asks for cycles
 of Loop B as fast as they are answered.  Each cycle learns from a reservoir of 50,000 routed
 outcomes.  Rounds with and without Loop B alternate, so that whatever else the machine does meets
-both.  "install" is what Loop B takes of the learner's own time between two flushes.
+both.  "install" is what Loop B takes of the learner's own time between two flushes.  With
+`--spinning N`, so many processes that never sleep take the host's cores meanwhile.
 
     python benchmarks/background.py [--json] [--dims 64,384] [--rounds 4] [--records 1500]
+                                    [--spinning 0]
 """
 
 from __future__ import annotations
@@ -113,6 +115,27 @@ def asking(name: str) -> Iterator[Connection]:
         process.kill()
 
 
+def spin() -> None:
+    """Spinning process: never sleeps, and ends with whoever started it."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        pass
+
+
+@contextmanager
+def spinning(count: int) -> Iterator[None]:
+    """So many processes that never sleep."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=spin, daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+
+
 def _receive(connection: Connection) -> Any:
     if not connection.poll(PATIENCE_SECONDS):
         raise TimeoutError("the asking process did not answer")
@@ -185,13 +208,17 @@ def main() -> None:
     parser.add_argument("--dims", default="64,384", help="default: 64,384")
     parser.add_argument("--rounds", type=int, default=4, help="of each kind (default: 4)")
     parser.add_argument("--records", type=int, default=1500, help="in a round (default: 1500)")
+    parser.add_argument("--spinning", type=int, default=0, help="busy processes (default: 0)")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for dim in map(int, options.dims.split(",")):
-        rows += measure(dim, options.rounds, options.records)
+    with spinning(options.spinning):
+        for dim in map(int, options.dims.split(",")):
+            rows += measure(dim, options.rounds, options.records)
     columns = ["dim", "what", "p50 us", "p99 us", "max us", "ratio", "budget", "met"]
     columns += ["cycles", "cycle s", "install us"]
     title = f"publish latency beside Loop B on {RESERVOIR:,} outcomes"
+    if options.spinning:
+        title += f", {options.spinning} spinning processes"
     report(title, columns, rows, as_json=options.json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 
 import numpy as np
@@ -29,6 +30,7 @@ from tests.background import (
     teach,
 )
 from tests.children import PATIENCE, end, hear, start
+from tests.torture.background import cycle_process_of
 
 # ---- what a cycle changes ----
 
@@ -245,6 +247,20 @@ def test_every_kind_of_learner_learns_in_the_background(
         assert set(result.seconds) == {"reading", "patterns", "heads", "repeating", "installing"}
 
 
+def test_a_cycle_goes_after_the_learner_and_not_last_of_all(
+    name: str, rng: np.random.Generator
+) -> None:
+    """The lowest of all priorities is none where the cores are never idle."""
+    with sona.Engine.create(name, CONFIG, learner="thread") as engine:
+        teach(engine, rng)
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert engine.force_learn(CYCLE_PATIENCE).status == "done"
+        cycle = cycle_process_of(os.getpid())
+        assert cycle is not None
+        assert os.getpriority(os.PRIO_PROCESS, cycle) == min(19, own + 10)
+        assert os.getpriority(os.PRIO_PROCESS, 0) == own
+
+
 def test_a_worker_in_another_process_asks(name: str, rng: np.random.Generator) -> None:
     with sona.Engine.create(name, CONFIG, learner="thread") as engine:
         teach(engine, rng)
@@ -275,11 +291,11 @@ def test_nobody_answers_where_nobody_learns(name: str, rng: np.random.Generator)
 def test_who_asks_hears_that_the_engine_is_destroyed(name: str, rng: np.random.Generator) -> None:
     with sona.Engine.create(name, CONFIG) as engine, Learner(name):
         results: list[sona.LearnResult] = []
-        asker = threading.Thread(target=lambda: results.append(engine.force_learn(CYCLE_PATIENCE)))
+        asker = threading.Thread(target=lambda: results.append(engine.force_learn(2 * PATIENCE)))
         asker.start()
         assert wait_until(lambda: engine._memory.control.load(REQUESTED) == 1, PATIENCE)
         sona.Engine.destroy(name)
-        asker.join(CYCLE_PATIENCE)
+        asker.join(PATIENCE)  # less than it would wait for an answer
         assert [(r.status, r.reason) for r in results] == [
             ("unanswered", "the engine was destroyed meanwhile")
         ]
@@ -304,7 +320,7 @@ def test_requests_at_the_same_time_are_one_cycle(name: str, rng: np.random.Gener
         assert wait_until(lambda: engine._memory.control.load(REQUESTED) == 3, PATIENCE)
         step_until(learner, lambda: engine._memory.control.load(SERVED) == 3)
         for asker in askers:
-            asker.join(CYCLE_PATIENCE)
+            asker.join(PATIENCE)
         assert [result.status for result in results] == ["done"] * 3
         assert engine.instant.metrics.cycles_installed == 1
 

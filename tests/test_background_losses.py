@@ -74,7 +74,7 @@ def test_a_reason_of_any_length_reaches_who_asked(
     monkeypatch.setattr("sona_shm.loops.cycle_process._read", failing)
     with sona.Engine.create(name, CONFIG, learner="thread") as engine:
         teach(engine, rng)
-        result = engine.force_learn(CYCLE_PATIENCE)
+        result = engine.force_learn(PATIENCE)
         assert result.status == "failed"
         assert result.reason.startswith("ValueError('xxx")
         assert engine.instant.metrics.cycles_failed == 1

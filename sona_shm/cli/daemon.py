@@ -32,5 +32,5 @@ def _watch_stdin(stop: threading.Event) -> None:
     """
     while os.read(0, 1):
         pass
-    stop.set()
+    stop.set()  # whoever ignores the signal looks at it by and by
     os.kill(os.getpid(), signal.SIGTERM)  # wakes the main thread, whatever it sleeps in

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-from typing import Final
 
 from sona_shm.checkpoint.saver import save_repeatedly
 from sona_shm.cli import daemon
 from sona_shm.cli.arguments import add_plan_arguments, file_path, plan_of
 from sona_shm.engine import Engine
-
-_NICENESS: Final = 10
+from sona_shm.loops.cycle_process import NICENESS
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,6 +45,6 @@ def _run_repeatedly(options: argparse.Namespace) -> int:
     if options.until_stdin_closes:
         # A signal to the whole group is the learner's: it saves once more, and ends this process.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.nice(_NICENESS)
+    os.nice(NICENESS)
     save_repeatedly(options.name, plan_of(options, options.path), stop)
     return 0

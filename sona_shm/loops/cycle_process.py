@@ -15,8 +15,8 @@ from sona_shm.shm.layout import Geometry
 
 #: Nobody waits for a process that was stopped, or that gets no time at all.
 LONGEST_SECONDS: Final = 600.0
-#: Of whatever Loop B computes.  Loop A and the workers go first, and yet a cycle ends on a host
-#: whose cores are never idle: at 19 it got less than a hundredth of one, and was given up.
+#: Of whatever computes beside a learner.  Loop A and the workers go first, and yet it ends on a
+#: host whose cores are never idle: at 19, its share of one is a hundredth and less.
 NICENESS: Final = 10
 # From the beginning: importing takes longer than many a cycle.
 _START: Final = f"""

@@ -215,8 +215,8 @@ def _look_once(names: Names, engine: HostEngine, *, deep: bool) -> tuple[HostEng
             return _destroyed(names, engine), True
         # Who removes an engine holds all its locks for a moment.
         return read, not (read.in_use and (busy or _somebody_is_at_work(names)))
-    except EngineNotFound:
-        return _destroyed(names, engine), True
+    except EngineNotFound:  # removed or replaced, whatever its word says
+        return None, True
     except (SonaError, ValueError, ArithmeticError) as error:
         return _unreadable(names, engine, "corrupt", error), True
     finally:
