@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,21 @@ def test_an_engine_for_which_there_is_no_room_is_told_so() -> None:
     assert "it fits" in sona_command("size", "--set", "hidden_dim=8").stdout
 
 
-def test_a_lane_holds_feedback_for_as_long_as_it_says(name: str) -> None:
-    with sona.Engine.create(name, SMALL) as engine:
-        recorded = 0
-        while engine.feedback(1, 0.5):
-            recorded += 1
-    assert recorded == int(seconds_at(SMALL, rate=1.0)["learner_away"])
+@pytest.mark.parametrize("pending", [64, 65_536], ids=["slots first", "lane first"])
+def test_no_outcome_is_lost_without_a_learner_for_as_long_as_it_says(
+    name: str, pending: int
+) -> None:
+    config = dataclasses.replace(SMALL, pending_decisions=pending)
+    lasts = int(seconds_at(config, rate=1.0)["learner_away"])
+    with sona.Engine.create(name, config) as engine:
+        x = [0.1] * config.hidden_dim
+        recorded = [engine.feedback(engine.route(x).id, 0.5) for _ in range(lasts + 1)]
+        with sona.Engine.attach(name, learner="inline") as learner:
+            learner.flush()
+            counters = learner.stats().counters
+    in_slots, in_lane = counters.feedback_expired, recorded.count(False)
+    assert (in_slots, in_lane) == ((1, 0) if lasts == pending else (0, 1))
+    assert counters.outcomes_learned == lasts
 
 
 def test_a_lane_holds_trajectories_for_as_long_as_it_says(name: str) -> None:

@@ -29,7 +29,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="tell what an engine takes in shared memory, before it is made",
         description="Tell what an engine of this configuration takes in /dev/shm, part by part, "
         "and whether there is room for it on this host. Makes nothing. With --rate: how long "
-        "decisions wait for their feedback, and how long lanes last without a learner.",
+        "decisions wait for their feedback, and when something is lost without a learner.",
     )
     parser.add_argument(
         "file", metavar="FILE", nargs="?", help="TOML or JSON configuration; default: the defaults"
@@ -99,8 +99,10 @@ def seconds_at(config: SonaConfig, rate: float) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        Seconds: ``feedback_wait`` until a decision's slot is overwritten; ``learner_away`` until
-        a lane is full of feedback, ``learner_away_trajectories`` until it is full of trajectories.
+        Seconds: ``feedback_wait`` until a decision's slot is overwritten, by when a learner must
+        have read its feedback; ``learner_away`` until the first outcome is lost because nobody
+        learns, a slot's or for want of room in a lane; ``learner_away_trajectories`` until a lane
+        is full of trajectories.
 
     Examples
     --------
@@ -108,9 +110,10 @@ def seconds_at(config: SonaConfig, rate: float) -> dict[str, float]:
     100.0
     """
     lane_bytes = config.geometry().lane_bytes
+    feedbacks = min(config.pending_decisions, lane_bytes // RECORD_HEADER_BYTES)
     return {
         "feedback_wait": config.pending_decisions / rate,
-        "learner_away": lane_bytes / RECORD_HEADER_BYTES / rate,
+        "learner_away": feedbacks / rate,
         "learner_away_trajectories": lane_bytes / typical_record_bytes(config.hidden_dim) / rate,
     }
 
@@ -161,13 +164,13 @@ _SET_BY: Final = {
 def _print_seconds(console: Console, seconds: dict[str, float], rate: float) -> None:
     console.print(f"\nat {rate:g} requests a second in each worker:")
     console.print(
-        f"  a decision waits {_duration(seconds['feedback_wait'])} for its feedback before its "
-        "slot is overwritten (pending_decisions)"
+        f"  a decision waits {_duration(seconds['feedback_wait'])} for its feedback to be given "
+        "and learned before its slot is overwritten (pending_decisions)"
     )
     console.print(
-        f"  without a learner, a lane is full after {_duration(seconds['learner_away'])} of "
-        f"feedback, or {_duration(seconds['learner_away_trajectories'])} of one-step trajectories "
-        "(trajectory_capacity)"
+        f"  without a learner, outcomes are lost after {_duration(seconds['learner_away'])} "
+        "(pending_decisions, trajectory_capacity), one-step trajectories after "
+        f"{_duration(seconds['learner_away_trajectories'])} (trajectory_capacity)"
     )
 
 

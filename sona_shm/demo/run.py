@@ -21,6 +21,7 @@ from sona_shm.errors import SonaError
 
 _POLL_SECONDS: Final = 0.05
 _START_SECONDS: Final = 60.0
+_FLUSH_SECONDS: Final = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,9 @@ class DemoResult:
     """What the demonstration measured; rewards are means over requests.
 
     ``oracle`` knows the best route of every single request; with one noisy label per request, as
-    in real routing data, nobody can reach it.
+    in real routing data, nobody can reach it.  What is not ``learned`` was ``dropped``, as its
+    worker's lane was full, or is ``expired``: on a busy host its worker decided too much before
+    the learner had its turn.
     """
 
     stream: str
@@ -44,6 +47,7 @@ class DemoResult:
     route_median_us: float
     route_p99_us: float
     dropped: int
+    expired: int
     learned: int
     flushes: int
 
@@ -136,7 +140,8 @@ def run_demo(
     try:
         started = _start(name, stream, order, workers)
         served = _collect(engine, started, requests, progress)
-        engine.flush(timeout=5.0)
+        if not engine.flush(timeout=_FLUSH_SECONDS):
+            raise SonaError(f"the learner did not answer within {_FLUSH_SECONDS:g} s")
         stats = engine.stats()
     finally:
         for process, connection in started:
@@ -164,6 +169,7 @@ def run_demo(
         route_median_us=float(np.median(served.latency_ns)) / 1e3,
         route_p99_us=float(np.percentile(served.latency_ns, 99)) / 1e3,
         dropped=stats.dropped,
+        expired=stats.counters.feedback_expired,
         learned=stats.counters.signals_accumulated,
         flushes=stats.counters.flushes_performed,
     )

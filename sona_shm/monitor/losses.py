@@ -43,7 +43,9 @@ LOSSES: Final = {
         of_clients=True,
     ),
     "feedback_expired": Loss(
-        "its worker has decided too much since", setting="pending_decisions", of_clients=True
+        "its worker had decided too much before it was learned: it came late, or nobody learned",
+        setting="pending_decisions",
+        of_clients=True,
     ),
     "feedback_unknown": Loss(
         "the id is of no decision of this engine",
