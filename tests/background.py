@@ -43,6 +43,21 @@ def teach(engine: sona.Engine, rng: np.random.Generator, count: int = 600, where
         assert engine.observe(x / np.linalg.norm(x), i % 3, quality)
 
 
+def move(engine: sona.Engine, pair: NDArray[np.float32], count: int = 100) -> float:
+    """Trajectories of an embedding, good where they go along a direction, bad where they go back.
+
+    Random outcomes may cancel out: after `teach` alone a MicroLoRA may move embeddings by less
+    than LEAST_SHIFT.  Returns how far the embedding is moved along the direction.
+    """
+    x, along = pair
+    for i in range(count):
+        good = float(i % 2)
+        t = sona.QueryTrajectory(i, x)
+        t.add_step(sona.TrajectoryStep((2.0 * good - 1.0) * along, [], good, 0))
+        assert engine.record(t.finalize(good))
+    return float((engine.apply(x) - x) @ along)
+
+
 def embeddings(rng: np.random.Generator, rows: int = 50) -> NDArray[np.float32]:
     x = rng.standard_normal((rows, DIM))
     x /= np.linalg.norm(x, axis=1, keepdims=True)

@@ -26,6 +26,7 @@ from tests.background import (
     ROUTES,
     SERVED,
     embeddings,
+    move,
     step_until,
     teach,
 )
@@ -40,6 +41,7 @@ def test_a_cycle_folds_and_leaves_the_function_unchanged(
 ) -> None:
     with sona.Engine.create(name, CONFIG, learner="inline") as engine:
         teach(engine, rng)
+        move(engine, embeddings(rng, 2))
         x = embeddings(rng)
         before, micro = engine.apply(x), engine.instant.micro_lora()
         assert micro.b.any()
@@ -58,11 +60,8 @@ def test_learning_goes_on_after_a_cycle_and_truncates_when_it_must(
     with sona.Engine.create(name, config, learner="inline") as engine:
         errors = []
         for _ in range(4):
-            wanted = embeddings(rng, 2)
-            for i in range(ENOUGH_TO_FOLD):
-                t = sona.QueryTrajectory(i, embeddings(rng, 1)[0])
-                t.add_step(sona.TrajectoryStep(wanted[i % 2], [], float(i % 2), 0))
-                engine.record(t.finalize(float(i % 2)))
+            for _ in range(2):
+                move(engine, embeddings(rng, 2))
             x = embeddings(rng)
             before = engine.apply(x)
             result = engine.force_learn()
@@ -112,21 +111,11 @@ def test_what_is_learned_sees_both_adapters(name: str, rng: np.random.Generator)
     """Trajectories move the sum of both towards its target: a fixed point stays one."""
     config = sona.SonaConfig(hidden_dim=DIM, micro_lora_lr=1.0)
     with sona.Engine.create(name, config, learner="inline") as engine:
-        x, direction = embeddings(rng, 2)
-
-        def record(count: int) -> float:
-            """Good where it goes along, bad where it goes back; returns how far it is moved."""
-            for i in range(count):
-                good = float(i % 2)
-                t = sona.QueryTrajectory(i, x)
-                t.add_step(sona.TrajectoryStep((2.0 * good - 1.0) * direction, [], good, 0))
-                assert engine.record(t.finalize(good))
-            return float((engine.apply(x) - x) @ direction)
-
-        at = record(ENOUGH_TO_FOLD)
+        pair = embeddings(rng, 2)
+        at = move(engine, pair, ENOUGH_TO_FOLD)
         assert at > 0.2
         assert engine.force_learn().consolidated
-        assert abs(record(FEWEST_SIGNALS) - at) < 0.05
+        assert abs(move(engine, pair, FEWEST_SIGNALS) - at) < 0.05
 
 
 def test_patterns_follow_when_requests_have_moved(name: str, rng: np.random.Generator) -> None:
@@ -149,10 +138,10 @@ def test_patterns_follow_when_requests_have_moved(name: str, rng: np.random.Gene
 
 
 def test_patterns_that_predict_better_stay(name: str, rng: np.random.Generator) -> None:
-    """The bank in use has learned more than the reservoir holds."""
-    config = sona.SonaConfig.from_mapping(CONFIG.to_mapping() | {"reservoir": 64})
+    """The bank in use has learned more than the reservoir holds, an outcome or two of a cell."""
+    config = sona.SonaConfig.from_mapping(CONFIG.to_mapping() | {"pattern_clusters": 200})
     with sona.Engine.create(name, config, learner="inline") as engine:
-        teach(engine, rng, 900)
+        teach(engine, rng, 3600)
         before = engine.reasoning_bank()
         result = engine.force_learn()
         assert result.patterns_improvement < 0.0
@@ -181,6 +170,7 @@ def test_the_linear_expert_sees_what_python_says(name: str, rng: np.random.Gener
     config = sona.SonaConfig.from_mapping(CONFIG.to_mapping() | {"experts": ["linear"]})
     with sona.Engine.create(name, config, learner="inline") as engine:
         teach(engine, rng)
+        move(engine, embeddings(rng, 2))
         assert engine.force_learn().consolidated
         teach(engine, rng, 50)
         block, slow = engine._patterns()

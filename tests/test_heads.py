@@ -44,25 +44,25 @@ def test_a_head_that_predicts_nothing_is_replaced(rng: np.random.Generator) -> N
 def test_a_head_that_predicts_well_stays(rng: np.random.Generator) -> None:
     """A head that is right loses a comparison by two standard errors only by chance."""
     changed = 0
-    for _ in range(20):
+    for _ in range(40):
         x, head, quality = drawn(rng, 600)
         outcomes = outcomes_of(x, quality, np.clip(0.5 + x @ head, -1.0, 1.0))
         found = refit_head(outcomes, head.astype(np.float32), bias=0.5)
         assert found is not None
         changed += found.change is not None
-    assert changed <= 2
+    assert changed <= 4
 
 
 def test_where_there_is_nothing_to_learn_the_head_stays(rng: np.random.Generator) -> None:
     """Noise alone must not talk it into a change."""
     changed = 0
-    for _ in range(40):
+    for _ in range(80):
         x, _, _ = drawn(rng, 200)
         outcomes = outcomes_of(x, rng.random(200), 0.5)
         found = refit_head(outcomes, np.zeros(DIM, np.float32), bias=0.5)
         assert found is not None
         changed += found.change is not None
-    assert changed <= 6
+    assert changed <= 12
 
 
 def test_what_is_held_out_decides_nothing_but_the_comparison(rng: np.random.Generator) -> None:

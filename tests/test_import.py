@@ -41,7 +41,8 @@ def constant(a: float, b: float) -> sona.MicroLoRA:
 def test_a_foreign_scale_is_folded_into_b(
     settings: dict[str, Any], scale: float, dtype: Any, tmp_path: Path, rng: np.random.Generator
 ) -> None:
-    a, b = weights(rng, 3).astype(dtype)
+    # Not so large that what cancels out is more than the tolerance of what is left.
+    a, b = (0.3 * weights(rng, 3)).astype(dtype)
     write_foreign(tmp_path / "foreign", a, b, **settings)
     adapter = sona.read_peft(tmp_path / "foreign")
     x = rng.standard_normal(DIM).astype(np.float32)
