@@ -118,10 +118,10 @@ def test_maillard_is_its_formula(rng: np.random.Generator, count: int, scale: fl
 
 @pytest.mark.parametrize("scale", [0.3, 1.0])
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 14, 64])
-def test_thompson_is_how_often_a_million_draws_are_the_largest(
+def test_thompson_is_how_often_its_draws_are_the_largest(
     rng: np.random.Generator, count: int, scale: float
 ) -> None:
-    draws, parts, learned = 10**6, 10, 10**6
+    draws, parts, learned = 1_500_000, 15, 10**6
     config = config_of("thompson", 1, exploration=scale)
     scores, deviations = drawn(rng, count)
     given = sona.route_probabilities(config, scores, learned, deviations)
@@ -132,7 +132,8 @@ def test_thompson_is_how_often_a_million_draws_are_the_largest(
         largest += np.bincount(sample.argmax(axis=1), minlength=count)
     share = with_floor(largest, learned)
     sigma = np.sqrt(given * (1.0 - given) / draws)
-    assert np.all(np.abs(given - share) <= 5.0 * sigma + 2e-5), (given, share)
+    # Six: one of the 184 probabilities here is five away in one run of 10,000.
+    assert np.all(np.abs(given - share) <= 6.0 * sigma + 2e-5), (given, share)
 
 
 @pytest.mark.parametrize("deviation", [1e-6, 0.0])
@@ -188,6 +189,8 @@ def test_the_propensity_is_that_of_the_prediction(
             assert decision.route == f"route {decision.index}"
             assert 0.0 < decision.propensity <= 1.0
             assert decision.propensity == prediction.probability[decision.index]
+            if np.sum(prediction.reward == prediction.reward.max()) > 1:
+                continue  # the core has more digits than these, and knows which is the best
             wanted = sona.route_probabilities(
                 engine.config, prediction.reward, 40, prediction.deviation
             )
@@ -201,7 +204,7 @@ def test_choices_follow_their_propensities(
     strength = {"squarecb": 5.0, "epsilon_greedy": 0.3, "softmax": 0.2}.get(policy, 2.0)
     settings = {"exploration": strength, "seed": int(rng.integers(2**63))}
     learn_outcomes(name, config_of(policy, 5, **settings), rng)
-    draws = 10**6 if policy == "maillard" else 10**5
+    draws = 1_500_000 if policy == "maillard" else 150_000
     with sona.Engine.attach(name) as engine:
         x = rng.standard_normal(DIM).astype(np.float32)
         wanted = engine.predict(x).probability
@@ -211,10 +214,11 @@ def test_choices_follow_their_propensities(
             counts[index] += 1
             assert propensity == wanted[index]
     sigma = np.sqrt(draws * wanted * (1.0 - wanted))
-    assert np.all(np.abs(counts - draws * wanted) <= 5.0 * sigma), (counts, wanted)
+    assert np.all(np.abs(counts - draws * wanted) <= 6.0 * sigma), (counts, wanted)
 
 
-def choices(engine: sona.Engine, number: int = 200) -> list[int]:
+def choices(engine: sona.Engine, number: int = 2000) -> list[int]:
+    """So many that two seeds differ also where 98 of 100 choices are the best route."""
     return [engine.route(np.ones(DIM)).index for _ in range(number)]
 
 

@@ -35,8 +35,8 @@ def test_the_same_rows_give_the_same_bits(rng: np.random.Generator) -> None:
 
 
 def test_clusters_that_lie_apart_are_found(rng: np.random.Generator) -> None:
-    # So far apart that k-means++ draws a second centroid in one of them once in 100,000 times.
-    centres = 2000.0 * np.eye(6, 10)
+    # So far apart that k-means++ draws a second centroid in one of them once in 100 million times.
+    centres = 1e5 * np.eye(6, 10)
     group = rng.integers(6, size=600)
     points = (centres[group] + rng.standard_normal((600, 10))).astype(np.float32)
     found = k_means(points, 6, seed=int(rng.integers(2**32)))
@@ -95,6 +95,8 @@ def test_the_nearest_pattern_comes_first(rng: np.random.Generator) -> None:
         found = bank.find_patterns(x, 3)
         here = bank.projection.project(x)
         away = [np.linalg.norm(bank.projection.project(p.centroid) - here) for p in bank.patterns]
-        assert [p.id for p in found] == [bank.patterns[i].id for i in np.argsort(away)[:3]]
+        # By their distances: of two that are about as far, either may come first.
+        np.testing.assert_allclose([away[p.id] for p in found], np.sort(away)[:3], rtol=1e-5)
+        assert len({p.id for p in found}) == 3
     with pytest.raises(sona.OutOfRangeError):
         bank.find_patterns(rows[0], 0)

@@ -83,11 +83,11 @@ def test_the_exact_rule_descends_the_gradient_of_its_loss(
 
 
 def train(engine: sona.Engine, rng: np.random.Generator, outcomes: int) -> None:
-    """Outcomes that leave no weight at zero."""
+    """Outcomes that leave no weight at zero, and all predictions far from -1 and 1."""
     for _ in range(outcomes):
         x = rng.standard_normal(DIM)
         decision = engine.route(x / np.linalg.norm(x))
-        engine.feedback(decision.id, rng.random())
+        engine.feedback(decision.id, 0.2 * rng.random())
 
 
 @pytest.mark.parametrize("length", [0.5, 1.0, 3.0])
@@ -111,7 +111,7 @@ def test_an_outcome_moves_the_adapter_down_the_gradient_of_its_loss(
             return float(0.5 * (quality - (scale * w @ (adapted(a, b, x) - mean) + bias)) ** 2)
 
         linear = scale * w @ (adapted(a, b, x) - mean) + bias
-        assert -1.0 < linear < 1.0, "another seed: a clipped prediction has another error"
+        assert -1.0 < linear < 1.0, "a clipped prediction has another error"
         gradient_a, gradient_b = finite_differences(loss, a, b)
         engine.feedback(decision.id, quality)
         after = weights_of(engine)
@@ -206,16 +206,17 @@ def test_different_rewards_teach_differently(name: str) -> None:
 
 def test_rank_two_is_not_rank_one(name: str, rng: np.random.Generator) -> None:
     with create(name, micro_lora_rank=2, micro_lora_lr=0.5) as engine:
-        pairs = rng.standard_normal((4, 2, DIM))
+        # At right angles, so that what they teach has as many directions as there are pairs.
+        inputs, activations = (np.linalg.qr(rng.standard_normal((DIM, DIM)))[0] for _ in range(2))
         for _ in range(100):
-            for index, (x, activation) in enumerate(pairs):
+            for index, (x, activation) in enumerate(zip(inputs, activations, strict=True)):
                 t = sona.QueryTrajectory(1, x)
                 t.add_step(sona.TrajectoryStep(activation, [], index % 2))
                 engine.record(t.finalize(index % 2))
         weights = weights_of(engine)
     for factor in (weights.micro_a, weights.micro_b):
         largest, smallest = np.linalg.svd(factor.astype(np.float64), compute_uv=False)
-        assert smallest > 0.01 * largest
+        assert smallest > 0.05 * largest
 
 
 def test_accumulated_signals_take_effect_when_applied(rng: np.random.Generator) -> None:

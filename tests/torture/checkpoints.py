@@ -154,14 +154,19 @@ def _compare_with_unkilled(
         recorded = 0
 
         def compare() -> None:
-            nonlocal recorded, compared
-            recorded += 1
+            nonlocal compared
             if recorded in taken:
                 same = _comparable(state_of(engine)).equals(_comparable(taken[recorded]))
                 report.check(same, f"the checkpoint of {recorded} records is not what they teach")
                 compared += 1
 
-        recorder = Recorder(engine, seed, compare)
+        def count() -> None:
+            nonlocal recorded
+            recorded += 1
+            compare()
+
+        compare()  # a learner may be saved before the first record comes
+        recorder = Recorder(engine, seed, count)
         while recorded < max(taken):
             recorder.one()
     sona.Engine.destroy(name)
