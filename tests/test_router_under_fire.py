@@ -103,11 +103,10 @@ def check_answers(reports: list[Report]) -> None:
     assert sum(report.acknowledged for report in reports) == CHATS
     assert sum(report.cross_worker for report in reports) > CHATS // 10
     assert sum(report.chat_cut_off + report.feedback_cut_off for report in reports) > 0
-    early, late = (
-        np.mean([report.rewards[part] for report in reports])
-        for part in (slice(CHATS // CLIENTS // 20), slice(-CHATS // CLIENTS // 4, None))
-    )
-    assert late > early
+    last_quarter = slice(-CHATS // CLIENTS // 4, None)
+    earned = np.mean([report.rewards[last_quarter] for report in reports])
+    blind = np.mean([report.blind_rewards[last_quarter] for report in reports])
+    assert earned > blind + 0.1
 
 
 def check_books(stats: sona.EngineStats, reports: list[Report]) -> None:

@@ -28,6 +28,7 @@ class Report:
     """What a client has seen."""
 
     rewards: list[float] = dataclasses.field(default_factory=list)
+    blind_rewards: list[float] = dataclasses.field(default_factory=list)  # of a random choice
     acknowledged: int = 0
     cross_worker: int = 0
     chat_cut_off: int = 0
@@ -61,6 +62,7 @@ def run(port: int, seed: int, count: int) -> Report:
     settings = tomllib.loads(Path(os.environ["SONA_ROUTER"]).read_text())
     upstreams = {upstream["name"]: upstream for upstream in settings["upstreams"]}
     cost_weight = settings["engine"]["cost_weight"]
+    prices = {name: upstream["cost"] for name, upstream in upstreams.items()}
     report, numbers = Report(), random.Random(seed)
     chat, tell = Connection(port), Connection(port)
     for _ in range(count):
@@ -71,8 +73,11 @@ def run(port: int, seed: int, count: int) -> Report:
             report.refused.append(f"{status} {content[:200]!r}")
             continue
         decision = json.loads(content)["sona"]
-        upstream = upstreams[decision["route"]]
-        quality = stub_quality(upstream["base_url"].removeprefix("stub://"), prompt)
+        qualities = {
+            name: stub_quality(upstream["base_url"].removeprefix("stub://"), prompt)
+            for name, upstream in upstreams.items()
+        }
+        quality = qualities[decision["route"]]
         told = {"decision_id": decision["decision_id"], "quality": quality}
         status, teller, content = tell.post("/feedback", told)
         if status != 202:
@@ -80,7 +85,9 @@ def run(port: int, seed: int, count: int) -> Report:
             continue
         report.acknowledged += 1
         report.cross_worker += teller != decider
-        report.rewards.append(quality - cost_weight * upstream["cost"])
+        rewards = {name: qualities[name] - cost_weight * prices[name] for name in upstreams}
+        report.rewards.append(rewards[decision["route"]])
+        report.blind_rewards.append(sum(rewards.values()) / len(rewards))
     report.chat_cut_off, report.feedback_cut_off = chat.cut_off, tell.cut_off
     return report
 
