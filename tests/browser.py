@@ -14,6 +14,7 @@ import pytest
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.remote.command import Command
 
 from sona_shm.shm.waiting import wait_until
 from tests.children import PATIENCE
@@ -93,17 +94,20 @@ class Browser:
 
     def errors(self) -> list[str]:
         """What the console has complained of since last asked."""
-        return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]  # no hints
+        return self._logged("browser")
 
     def requested(self) -> list[str]:
         """Every address that the page has asked for since last asked."""
-        entries = self.driver.get_log("performance")  # type: ignore[no-untyped-call]  # no hints
-        messages = [json.loads(entry["message"])["message"] for entry in entries]
+        messages = [json.loads(entry)["message"] for entry in self._logged("performance")]
         return [
             message["params"]["request"]["url"]
             for message in messages
             if message["method"] == "Network.requestWillBeSent"
         ]
+
+    def _logged(self, kind: str) -> list[str]:
+        entries = self.driver.execute(Command.GET_LOG, {"type": kind})["value"]
+        return [entry["message"] for entry in entries]
 
     def screenshot(self, path: Path) -> None:
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,16 +16,16 @@ X = np.ones(DIM, np.float32)
 
 
 def trajectory(
-    embedding: object = X,
-    activations: object = X,
-    attention: object = (),
-    reward: object = 0.5,
-    quality: object = 0.7,
+    embedding: Any = X,
+    activations: Any = X,
+    attention: Any = (),
+    reward: Any = 0.5,
+    quality: Any = 0.7,
 ) -> sona.QueryTrajectory:
     """A trajectory of one step, good but for what the caller spoils."""
-    made = sona.QueryTrajectory(1, embedding)  # type: ignore[arg-type]  # wrong on purpose
-    made.add_step(sona.TrajectoryStep(activations, attention, reward))  # type: ignore[arg-type]  # wrong on purpose
-    return made.finalize(quality)  # type: ignore[arg-type]  # wrong on purpose
+    made = sona.QueryTrajectory(1, embedding)
+    made.add_step(sona.TrajectoryStep(activations, attention, reward))
+    return made.finalize(quality)
 
 
 def state_of(engine: sona.Engine) -> tuple[object, ...]:

@@ -3,11 +3,12 @@
 import sys
 from pathlib import Path
 
+from sona_shm.integrations.gunicorn import GunicornHooks
+
 chdir = str(Path(__file__).resolve().parent.parent)
 sys.path.insert(0, chdir)  # this file is read before gunicorn goes there
 
 from router.settings import load  # noqa: E402  # found by the line above
-from sona_shm.integrations.gunicorn import GunicornHooks  # noqa: E402  # sorted behind it
 
 wsgi_app = "router.app:app"
 bind = "127.0.0.1:8000"

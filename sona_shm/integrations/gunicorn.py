@@ -178,7 +178,7 @@ class GunicornHooks:
 
     # ---- in a worker ----
 
-    def post_fork(self, server: Arbiter, worker: Worker) -> None:  # noqa: ARG002  # gunicorn passes both
+    def post_fork(self, _server: Arbiter, worker: Worker) -> None:
         """Attach and claim a lane, before the first request.
 
         At SIGHUP the former workers may still have all lanes; they are waited for.  A worker that

@@ -38,7 +38,7 @@ class Drawn(Widget):
         lines = console.render_lines(self._content, options, pad=True) if width > 0 else []
         self._lines, self._drawn_width = [Strip(line, width) for line in lines], width
 
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:  # noqa: ARG002  # textual's
+    def get_content_height(self, _container: Size, _viewport: Size, width: int) -> int:
         """Lines that the content takes in this width."""
         if width != self._drawn_width:
             self._draw(width)

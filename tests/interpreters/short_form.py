@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def check_one_process(name: str) -> None:
             raise AssertionError("NaN was accepted")
 
 
-def fork(body: object) -> int:
+def fork(body: Callable[[], object]) -> int:
     """Run a function in a forked child; its process id."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # threads of numpy's libraries
@@ -69,7 +70,7 @@ def fork(body: object) -> int:
     if child == 0:
         status = 1
         try:
-            body()  # type: ignore[operator]  # a callable
+            body()
             status = 0
         finally:
             os._exit(status)
