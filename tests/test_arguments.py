@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import sona_shm as sona
+from tests.background import move
 
 DIM = 24
 Floats = NDArray[np.float32]
@@ -18,21 +19,12 @@ Floats = NDArray[np.float32]
 
 @pytest.fixture
 def engine(name: str, rng: np.random.Generator) -> Iterator[sona.Engine]:
-    """An engine whose adapter moves embeddings by a few percent of their length.
-
-    It learns a step from an embedding and its opposite, which had it of opposite quality: whatever
-    the seed, the two agree about the adapter instead of cancelling out.
-    """
+    """An engine whose adapter moves embeddings by a few percent of their length."""
     routes = (sona.Route("small"), sona.Route("large"))
     config = sona.SonaConfig(hidden_dim=DIM, micro_lora_lr=1.0, routes=routes)
     with sona.Engine.create(name, config, learner="inline") as made:
         for _ in range(2):
-            embedding, activations = rng.standard_normal((2, DIM))
-            for _ in range(50):
-                for quality, towards in ((0.0, -1.0), (1.0, 1.0)):
-                    t = sona.QueryTrajectory(1, towards * embedding)
-                    t.add_step(sona.TrajectoryStep(activations, [], quality))
-                    made.record(t.finalize(quality))
+            move(made, rng.standard_normal((2, DIM)).astype(np.float32))
         made.flush()
         yield made
 

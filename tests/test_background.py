@@ -138,7 +138,7 @@ def test_patterns_follow_when_requests_have_moved(name: str, rng: np.random.Gene
 
 
 def test_patterns_that_predict_better_stay(name: str, rng: np.random.Generator) -> None:
-    """The bank in use has learned more than the reservoir holds, an outcome or two of a cell."""
+    """The bank in use has learned seven times what the reservoir holds, in many small patterns."""
     config = sona.SonaConfig.from_mapping(CONFIG.to_mapping() | {"pattern_clusters": 200})
     with sona.Engine.create(name, config, learner="inline") as engine:
         teach(engine, rng, 3600)

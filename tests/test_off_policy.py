@@ -133,7 +133,7 @@ def truth_of(journal: sona.Journal, config: sona.SonaConfig, name: str, teacher:
 def test_the_doubly_robust_estimate_of_a_replay_holds_the_truth(
     name: str, tmp_path: Path, rng: np.random.Generator
 ) -> None:
-    repetitions, requests, held = 100, 150, 0
+    repetitions, requests, held = 250, 150, 0
     error = variance = 0.0
     for repetition in range(repetitions):
         teacher = rng.standard_normal((ROUTES, DIM)) / math.sqrt(2)
@@ -149,9 +149,9 @@ def test_the_doubly_robust_estimate_of_a_replay_holds_the_truth(
         held += low <= truth <= high
         error += estimate.value - truth
         variance += estimate.standard_error**2
-    # About 96 of 100 hold it; below 80 is eight standard deviations away.
-    assert held >= 80, held
-    # All together are ten times as exact as one.
+    # About 97 of 100 hold it; below 90 of 100 is seven standard deviations away.
+    assert held >= 0.9 * repetitions, held
+    # All together are sixteen times as exact as one.
     assert abs(error) < 6.0 * math.sqrt(variance)
 
 

@@ -35,15 +35,16 @@ def test_the_same_rows_give_the_same_bits(rng: np.random.Generator) -> None:
 
 
 def test_clusters_that_lie_apart_are_found(rng: np.random.Generator) -> None:
-    # So far apart that k-means++ draws a second centroid in one of them once in 100 million times.
-    centres = 1e5 * np.eye(6, 10)
-    group = rng.integers(6, size=600)
-    points = (centres[group] + rng.standard_normal((600, 10))).astype(np.float32)
-    found = k_means(points, 6, seed=int(rng.integers(2**32)))
-    assert len(found.centroids) == 6
-    for cluster in range(6):
-        assert len(set(group[found.assignment == cluster])) == 1
-    np.testing.assert_array_equal(found.sizes, np.bincount(group)[np.argsort(-np.bincount(group))])
+    """k-means++ draws two centroids in one of them in 9 of 100 fits, and the fit stays there."""
+    centres = 20.0 * np.eye(6, 10)
+    right = 0
+    for _ in range(40):
+        group = rng.integers(6, size=600)
+        points = (centres[group] + rng.standard_normal((600, 10))).astype(np.float32)
+        found = k_means(points, 6, seed=int(rng.integers(2**32)))
+        pure = all(len(set(group[found.assignment == i])) == 1 for i in range(len(found.sizes)))
+        right += pure and np.array_equal(found.sizes, np.sort(np.bincount(group))[::-1])
+    assert right >= 24
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])

@@ -37,7 +37,7 @@ def engine_for(name: str, dim: int, **settings: Any) -> Iterator[sona.Engine]:
 class World:
     """Tasks whose embeddings lie around centres of their own, each with its own best route.
 
-    Centres this far out leave no stream in doubt; at 0.4, one in 10,000 was taken amiss.
+    Centres this far out leave no stream in doubt; at 0.4, one in 10,000 is taken amiss.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class World:
         """One request and what each route would make of it."""
         noise = self.rng.standard_normal(self.dim) / np.sqrt(self.dim)
         x = self.distance * self.centres[task] + noise
-        quality = self.rng.random(ROUTES) < self.quality[task]
-        return (x / np.linalg.norm(x)).astype(np.float32), quality.astype(np.float64)
+        quality = self.quality[task] + self.rng.uniform(-0.1, 0.1, ROUTES)
+        return (x / np.linalg.norm(x)).astype(np.float32), quality
 
 
 def serve(engine: sona.Engine, world: World, task: int, requests: int) -> None:
@@ -91,7 +91,6 @@ def test_a_task_that_returns_is_recognised_and_its_routes_go_on_as_they_were(
     name: str, rng: np.random.Generator
 ) -> None:
     world = World(rng, 48, 2)
-    best = world.quality.argmax(axis=1)
     world.quality[1] = np.roll(world.quality[0], 1)  # conflicting best routes
     best = world.quality.argmax(axis=1)
     with engine_for(name, 48) as engine:
@@ -103,11 +102,21 @@ def test_a_task_that_returns_is_recognised_and_its_routes_go_on_as_they_were(
         serve(engine, world, 0, 60)
         stats = engine.stats()
         after = engine.predict(world.distance * world.centres[0]).reward
-        # Twenty outcomes of each route may be of another opinion; some more are not.
-        serve(engine, world, 0, 240)
-        assert engine.predict(world.distance * world.centres[0]).reward.argmax() == best[0]
     assert (stats.task, stats.tasks, stats.counters.tasks_returned) == (0, 2, 1)
+    assert after.argmax() == best[0]
     assert np.abs(after - before).sum() < np.abs(away - before).sum()
+
+
+def test_tasks_that_lie_nearer_are_recognised_too(name: str, rng: np.random.Generator) -> None:
+    right = 0
+    for _ in range(10):
+        world = World(rng, 48, 2, distance=0.4)
+        with engine_for(name, 48) as engine:
+            for task, requests in ((0, 500), (1, 1500), (0, 60)):
+                serve(engine, world, task, requests)
+            stats = engine.stats()
+        right += (stats.task, stats.tasks, stats.counters.tasks_returned) == (0, 2, 1)
+    assert right >= 9
 
 
 def test_what_is_not_remembered_is_not_recognised(name: str, rng: np.random.Generator) -> None:
