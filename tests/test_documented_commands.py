@@ -97,6 +97,7 @@ WAYS: Final[dict[str, Way]] = {
     "sona size --rate 50": as_written(no_engine, says="for its feedback"),
     "sona size engine.toml": as_written(no_engine, says="--shm-size=64m"),
     "sona size engine.toml --rate 50": as_written(no_engine, says="20.5 s"),
+    "sona size --set hidden_dim=384 --rate 50": as_written(no_engine, says="12.5 s"),
     "sona size engine.toml --set max_workers=64 --json": as_written(no_engine, says='"fits"'),
     "sona stats": command_exists,
     "sona stats --json": command_exists,

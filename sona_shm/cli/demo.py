@@ -88,8 +88,9 @@ def _print(result: DemoResult) -> None:
     )
     table.add_row("route, median", f"{result.route_median_us:.1f} µs")
     table.add_row("route, p99", f"{result.route_p99_us:.1f} µs")
-    table.add_row("dropped", f"{result.dropped:,}")
-    table.add_row("expired", f"{result.expired:,}")
     table.add_row("learned", f"{result.learned:,}")
+    table.add_row("lost", f"{sum(result.losses.values()):,}")
+    for name, count in result.losses.items():
+        table.add_row(f"  {name}", f"{count:,}")
     table.add_row("flushes", f"{result.flushes:,}")
     Console().print(table)

@@ -20,8 +20,7 @@ from sona_shm.engine import Engine
 from sona_shm.errors import SonaError
 
 _POLL_SECONDS: Final = 0.05
-_START_SECONDS: Final = 60.0
-_FLUSH_SECONDS: Final = 60.0
+_PATIENCE_SECONDS: Final = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +28,8 @@ class DemoResult:
     """What the demonstration measured; rewards are means over requests.
 
     ``oracle`` knows the best route of every single request; with one noisy label per request, as
-    in real routing data, nobody can reach it.  What is not ``learned`` was ``dropped``, as its
-    worker's lane was full, or is ``expired``: on a busy host its worker decided too much before
-    the learner had its turn.
+    in real routing data, nobody can reach it.  ``losses`` are those of `EngineStats.losses`
+    that are not zero: on a busy host, outcomes expire before the learner has its turn.
     """
 
     stream: str
@@ -46,9 +44,8 @@ class DemoResult:
     requests_per_second: float
     route_median_us: float
     route_p99_us: float
-    dropped: int
-    expired: int
     learned: int
+    losses: dict[str, int]
     flushes: int
 
     @property
@@ -82,7 +79,7 @@ def _receive(process: BaseProcess, connection: Connection, seconds: float) -> An
             return connection.recv()
         raise SonaError(f"worker {process.pid} did not answer within {seconds:g} s")
     except EOFError:
-        process.join(_START_SECONDS)
+        process.join(_PATIENCE_SECONDS)
         raise SonaError(f"worker {process.pid} ended with code {process.exitcode}") from None
 
 
@@ -94,7 +91,7 @@ def _collect(
 ) -> Served:
     """Let all workers start at once, follow them, gather what they did in the order of time."""
     for process, connection in workers:
-        _receive(process, connection, _START_SECONDS)
+        _receive(process, connection, _PATIENCE_SECONDS)
     for _, connection in workers:
         connection.send("go")
     waiting = [connection for _, connection in workers]
@@ -140,8 +137,11 @@ def run_demo(
     try:
         started = _start(name, stream, order, workers)
         served = _collect(engine, started, requests, progress)
-        if not engine.flush(timeout=_FLUSH_SECONDS):
-            raise SonaError(f"the learner did not answer within {_FLUSH_SECONDS:g} s")
+        if not engine.flush(timeout=_PATIENCE_SECONDS):
+            raise SonaError(
+                f"the learner did not publish the last outcomes within {_PATIENCE_SECONDS:g} s; "
+                "what it says above tells why, or this host is too busy"
+            )
         stats = engine.stats()
     finally:
         for process, connection in started:
@@ -168,8 +168,7 @@ def run_demo(
         requests_per_second=requests / seconds if seconds else 0.0,
         route_median_us=float(np.median(served.latency_ns)) / 1e3,
         route_p99_us=float(np.percentile(served.latency_ns, 99)) / 1e3,
-        dropped=stats.dropped,
-        expired=stats.counters.feedback_expired,
         learned=stats.counters.signals_accumulated,
+        losses={name: count for name, count in stats.losses.items() if count},
         flushes=stats.counters.flushes_performed,
     )

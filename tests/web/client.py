@@ -62,7 +62,6 @@ def run(port: int, seed: int, count: int) -> Report:
     settings = tomllib.loads(Path(os.environ["SONA_ROUTER"]).read_text())
     upstreams = {upstream["name"]: upstream for upstream in settings["upstreams"]}
     cost_weight = settings["engine"]["cost_weight"]
-    prices = {name: upstream["cost"] for name, upstream in upstreams.items()}
     report, numbers = Report(), random.Random(seed)
     chat, tell = Connection(port), Connection(port)
     for _ in range(count):
@@ -77,15 +76,20 @@ def run(port: int, seed: int, count: int) -> Report:
             name: stub_quality(upstream["base_url"].removeprefix("stub://"), prompt)
             for name, upstream in upstreams.items()
         }
-        quality = qualities[decision["route"]]
-        told = {"decision_id": decision["decision_id"], "quality": quality}
+        told = {
+            "decision_id": decision["decision_id"],
+            "quality": qualities[decision["route"]],
+        }
         status, teller, content = tell.post("/feedback", told)
         if status != 202:
             report.refused.append(f"{status} {content[:200]!r}")
             continue
         report.acknowledged += 1
         report.cross_worker += teller != decider
-        rewards = {name: qualities[name] - cost_weight * prices[name] for name in upstreams}
+        rewards = {
+            name: qualities[name] - cost_weight * upstream["cost"]
+            for name, upstream in upstreams.items()
+        }
         report.rewards.append(rewards[decision["route"]])
         report.blind_rewards.append(sum(rewards.values()) / len(rewards))
     report.chat_cut_off, report.feedback_cut_off = chat.cut_off, tell.cut_off
